@@ -1,0 +1,22 @@
+//! Plain types and pure rules: what an account, a status, a session and a transition are, and the few functions
+//! that decide about them.
+//!
+//! Owns the account rule ([`account::may_be_present`]), the merge ([`merge::effective`]) and the chain
+//! ([`history::chain`]). Does no I/O, reads no clock, imports no other room.
+
+pub mod account;
+pub mod history;
+pub mod merge;
+pub mod page;
+pub mod session;
+pub mod status;
+pub mod time;
+pub mod transition;
+
+pub use account::{Account, AccountStatus, Role, UserId};
+pub use merge::{Evidence, Presence};
+pub use page::Page;
+pub use session::{HeartbeatWord, SessionId, SessionKey};
+pub use status::OnlineStatus;
+pub use time::Millis;
+pub use transition::{Reason, StreamId, Transition};

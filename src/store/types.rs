@@ -1,0 +1,235 @@
+//! What the store takes and gives.
+
+use std::fmt;
+
+use crate::model::{
+    Account, AccountStatus, Millis, OnlineStatus, Role, SessionId, UserId, account::UnknownWord,
+};
+
+/// What can go wrong with SQL.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database could not be reached, refused, or took too long.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] Box<sqlx::Error>),
+    /// The database answered with an error.
+    #[error("the database refused a statement: {0}")]
+    Database(#[source] Box<sqlx::Error>),
+    /// The schema could not be brought up to date.
+    #[error("the migrations did not run: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A unique field is another account's already.
+    #[error("this {field} is taken")]
+    Taken {
+        /// `username` or `email`.
+        field: &'static str,
+    },
+    /// A row holds a word that this version does not know.
+    #[error("column {column} holds a word that this version does not know: {source}")]
+    Word {
+        /// Table and column.
+        column: &'static str,
+        /// What it may be.
+        source: UnknownWord,
+    },
+    /// The URL cannot be used.
+    #[error("DATABASE_URL cannot be used: {0}")]
+    Url(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// A password hash in PHC form; its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(pub String);
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(…)")
+    }
+}
+
+/// An account to add.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    /// Unique whatever its case.
+    pub username: String,
+    /// Unique whatever its case.
+    pub email: String,
+    /// Hash of the password.
+    pub password_hash: PasswordHash,
+    /// What it may do.
+    pub role: Role,
+    /// Its standing.
+    pub status: AccountStatus,
+}
+
+/// An account with the hash of its password.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The account.
+    pub account: Account,
+    /// Hash of the password.
+    pub password_hash: PasswordHash,
+}
+
+/// What to change of an account; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct AccountPatch {
+    /// New e-mail.
+    pub email: Option<String>,
+    /// New role.
+    pub role: Option<Role>,
+    /// New standing.
+    pub status: Option<AccountStatus>,
+    /// New value of the switch.
+    pub is_active: Option<bool>,
+    /// Hash of a new password.
+    pub password_hash: Option<PasswordHash>,
+}
+
+/// Which accounts a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct AccountFilter {
+    /// A part of the username, whatever the case; `%`, `_` and `\` are plain characters.
+    pub search: Option<String>,
+    /// Whether `search` looks into e-mails too.
+    pub search_email: bool,
+    /// Only accounts of this standing.
+    pub status: Option<AccountStatus>,
+    /// Only accounts whose effective status is this.
+    pub presence: Option<PresenceFilter>,
+}
+
+/// Asks for an effective status: that of `corrections` where it names the user, else the mirror; offline wherever the
+/// account may not be present.
+#[derive(Debug, Clone)]
+pub struct PresenceFilter {
+    /// The status asked for.
+    pub is: OnlineStatus,
+    /// Users of whom Redis knows something that has not reached the mirror yet, each at most once.
+    pub corrections: Vec<(UserId, OnlineStatus)>,
+    /// Where set, the mirror counts only for users last seen at this instant or later; the others are offline.
+    pub mirror_counts_since: Option<Millis>,
+}
+
+/// One page of accounts.
+#[derive(Debug, Clone)]
+pub struct AccountList {
+    /// The page.
+    pub accounts: Vec<Account>,
+    /// How many accounts match, on all pages.
+    pub total: i64,
+}
+
+/// Whether an account may be present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    MayBePresent,
+    /// It may not.
+    Blocked,
+    /// There is no such account.
+    Gone,
+}
+
+/// A place in the log of account changes; opaque, one word of ASCII without spaces, kept in Redis with the fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeCursor(pub String);
+
+/// What happened to accounts since a cursor.
+#[derive(Debug, Clone)]
+pub struct AccountChanges {
+    /// Where to go on.
+    pub cursor: ChangeCursor,
+    /// Who changed, each once.
+    pub users: Vec<UserId>,
+}
+
+/// SHA-256 of a refresh token: all that SQL keeps of it.
+pub type RefreshHash = [u8; 32];
+
+/// A session to add.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Its name, unique.
+    pub sid: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Its first refresh token.
+    pub refresh_hash: RefreshHash,
+    /// When that token expires.
+    pub refresh_expires_at: Millis,
+    /// What the client said it is; at most 256 characters are kept.
+    pub user_agent: Option<String>,
+    /// Now, by the caller's clock (sessions and tokens are no presence; invariant 7 is not theirs).
+    pub now: Millis,
+}
+
+/// A login session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its name.
+    pub sid: SessionId,
+    /// When the user signed in.
+    pub created_at: Millis,
+    /// When it last refreshed its tokens.
+    pub last_used_at: Millis,
+    /// What the client said it is.
+    pub user_agent: Option<String>,
+}
+
+/// A refresh token spent for its successor.
+#[derive(Debug, Clone)]
+pub struct RotationRequest {
+    /// The session that the token names.
+    pub sid: SessionId,
+    /// The account that the token names.
+    pub user: UserId,
+    /// The token presented.
+    pub presented: RefreshHash,
+    /// Its successor.
+    pub successor: RefreshHash,
+    /// When the successor expires.
+    pub successor_expires_at: Millis,
+    /// Now.
+    pub now: Millis,
+    /// For how long after its first use a token may be used again, ms.
+    pub grace_ms: i64,
+}
+
+/// What became of a refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// It was good, or used for the first time no longer than the grace ago; the successor is valid.
+    Rotated,
+    /// It had been used before the grace: theft. The session has been ended by this call.
+    Reused,
+    /// The session ended before, is unknown, or is not this user's.
+    Ended,
+}
+
+/// What a batch of transitions came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecordOutcome {
+    /// History rows added.
+    pub recorded: usize,
+    /// Users whom SQL does not know, each once: their transitions were set aside.
+    pub unknown: Vec<UserId>,
+}
+
+/// A user whom the mirror calls present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorRow {
+    /// The user.
+    pub user: UserId,
+    /// `online` or `away`.
+    pub status: OnlineStatus,
+    /// `users.last_seen`.
+    pub last_seen: Option<Millis>,
+}
