@@ -113,6 +113,11 @@ impl LiveSet {
         0..self.options.shards
     }
 
+    /// How long a user stays present after the last heartbeat.
+    pub fn ttl(&self) -> std::time::Duration {
+        self.options.ttl
+    }
+
     /// How long a user stays present after the last heartbeat, ms.
     pub fn ttl_ms(&self) -> i64 {
         i64::try_from(self.options.ttl.as_millis()).unwrap_or(i64::MAX)
