@@ -18,7 +18,7 @@ use super::{LiveError, Result};
 /// How long a start, or the end of a former server, may take. Loading a large data set takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a server may take to write its data at the end.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// `"$@"` is the server and its arguments. The pipe comes as standard input, which a shell takes from what it puts into
 /// the background: hence the copy on 3. Ends with the server, or ends it.

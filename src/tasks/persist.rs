@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// A turn of somebody else is looked at again after this long at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the last batch may take when the process ends.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 static REDIS_TROUBLE: Trouble = Trouble::new("the persister cannot reach Redis; transitions wait there");
 static SQL_TROUBLE: Trouble = Trouble::new("the persister cannot write to SQL; transitions wait in Redis");
