@@ -1,1 +1,7 @@
-//! x
+//! The integration tests: one binary, so that it links once.
+
+mod house;
+mod readme;
+mod rooms;
+mod servers;
+mod support;
