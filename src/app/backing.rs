@@ -75,9 +75,11 @@ impl DataFolder {
                  need the same"
             );
         }
-        std::fs::create_dir_all(&self.path).and_then(|()| write_private(&file, &random_text()?)).with_context(
-            || format!("cannot keep a generated secret in {}: set PRESENCE_JWT_SECRET", file.display()),
-        )?;
+        std::fs::create_dir_all(&self.path)
+            .and_then(|()| write_private(&file, &random_text()?))
+            .with_context(|| {
+                format!("cannot keep a generated secret in {}: set PRESENCE_JWT_SECRET", file.display())
+            })?;
         // Read back: of two first starts at once one wrote it.
         Ok(Secret::new(std::fs::read_to_string(&file)?.trim().to_string()))
     }

@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `presenced migrate`
 pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let store = crate::store::open(&backing::database_url(settings), &crate::store::Options::default()).await?;
+    let store =
+        crate::store::open(&backing::database_url(settings), &crate::store::Options::default()).await?;
     let applied = store.migrate().await.context("the schema could not be brought up to date")?;
     if applied.is_empty() {
         println!("the schema is up to date");
@@ -108,7 +109,10 @@ async fn check(context: &Context) -> anyhow::Result<()> {
         println!("members of the live set that were no user ids, dropped: {}", swept.strays);
     }
     let reconciled = tasks::reconcile_once(context).await?;
-    println!("present in SQL: {}, unknown to Redis and declared offline: {}", reconciled.present_in_sql, reconciled.declared);
+    println!(
+        "present in SQL: {}, unknown to Redis and declared offline: {}",
+        reconciled.present_in_sql, reconciled.declared
+    );
     if let Some(wait) = reconciled.too_early {
         println!(
             "nobody can be missed yet: this Redis has been heard for less than PRESENCE_TTL; again in {} s",

@@ -53,7 +53,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             refresh_ttl: settings.refresh_ttl,
             refresh_grace: settings.refresh_grace,
             secret: secret.reveal().to_string(),
-            trusted_secrets: settings.trusted_secrets.iter().map(|secret| secret.reveal().to_string()).collect(),
+            trusted_secrets: settings
+                .trusted_secrets
+                .iter()
+                .map(|secret| secret.reveal().to_string())
+                .collect(),
         },
     );
     let admin_password = ensure_admin(settings, &identity).await?;
@@ -126,7 +130,10 @@ fn announce(
         "sign in:   TOKEN=$(curl -s {address}/api/users/login/ -H 'Content-Type: application/json' -d \
          '{{\"username\":\"admin\",\"password\":\"…\"}}' | sed 's/.*\"access\":\"\\([^\"]*\\)\".*/\\1/')"
     )?;
-    writeln!(out, "heartbeat: curl -X POST {address}/api/users/heartbeat/ -H \"Authorization: Bearer $TOKEN\"")?;
+    writeln!(
+        out,
+        "heartbeat: curl -X POST {address}/api/users/heartbeat/ -H \"Authorization: Bearer $TOKEN\""
+    )?;
     if let Some(embedded) = embedded {
         writeln!(out, "look into Redis: redis-cli -p {} HGETALL 'presence:{{0}}:user:1'", embedded.port())?;
     }

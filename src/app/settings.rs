@@ -12,7 +12,13 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// HTTP address; port 0 takes a free one
-    #[arg(long, env = "PRESENCE_LISTEN", default_value = "127.0.0.1:8000", global = true, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "PRESENCE_LISTEN",
+        default_value = "127.0.0.1:8000",
+        global = true,
+        value_name = "ADDRESS"
+    )]
     pub listen: SocketAddr,
 
     /// postgres://… or sqlite://… [default: an SQLite file in the data folder]
@@ -155,7 +161,8 @@ impl Settings {
             );
         }
         if let Some(url) = &self.redis_url {
-            let known = ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
+            let known =
+                ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
             anyhow::ensure!(
                 scheme_of(url).is_some_and(|scheme| known.contains(&scheme.as_str())),
                 "REDIS_URL (--redis-url) must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://"

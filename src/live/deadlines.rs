@@ -5,10 +5,10 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike, KeysInterface, SortedSetsInterface};
 use fred::types::{Expiration, InfoKind, SetOptions, Value};
 
+use super::Result;
 use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
-use super::Result;
 use crate::model::{Millis, UserId};
 
 /// Whose deadline has passed in a shard, and when the next one will.
@@ -41,7 +41,10 @@ impl LiveSet {
             .run(&self.back, || (vec![Keys::of(shard).live()], vec![i64::from(most).into()]))
             .await?;
         let number = |index: usize| {
-            reply.get(index).and_then(|word| word.parse::<i64>().ok()).ok_or_else(|| unexpected("due", "no number"))
+            reply
+                .get(index)
+                .and_then(|word| word.parse::<i64>().ok())
+                .ok_or_else(|| unexpected("due", "no number"))
         };
         let (now, next) = (number(0)?, number(1)?);
         let mut due = Due {

@@ -48,7 +48,8 @@ impl EmbeddedRedis {
         })?;
         let folder = folder.canonicalize().map_err(|error| LiveError::Embedded(error.to_string()))?;
         let port_file = folder.join("port");
-        let former = std::fs::read_to_string(&port_file).ok().and_then(|port| port.trim().parse::<u16>().ok());
+        let former =
+            std::fs::read_to_string(&port_file).ok().and_then(|port| port.trim().parse::<u16>().ok());
         if let Some(port) = former {
             end_former(port, &folder).await?;
         }
@@ -134,7 +135,9 @@ fn spawn(folder: &Path, port: u16) -> Result<Child> {
         command.arg(option).arg(value);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    command.spawn().map_err(|error| LiveError::Embedded(format!("cannot start a shell for redis-server: {error}")))
+    command
+        .spawn()
+        .map_err(|error| LiveError::Embedded(format!("cannot start a shell for redis-server: {error}")))
 }
 
 /// Ends a server of a former life that still runs on these data; leaves a stranger on that port alone.

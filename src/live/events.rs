@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use fred::clients::SubscriberClient;
 use fred::interfaces::{ClientLike, ConfigInterface, EventInterface, KeysInterface, PubsubInterface};
-use fred::types::{Expiration, KeyspaceEvent};
 use fred::types::config::Server;
+use fred::types::{Expiration, KeyspaceEvent};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::Result;
 use super::keys::Keys;
 use super::link;
 use super::live_set::LiveSet;
-use super::Result;
 use crate::model::UserId;
 
 /// How long the canary's event may take.

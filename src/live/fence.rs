@@ -85,7 +85,8 @@ impl LiveSet {
             .run(&self.back, || {
                 let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence()];
                 names.extend(verdicts.iter().map(|(user, _)| keys.user(*user)));
-                let state = |fence: Option<&Fence>| Value::from(fence.map(Fence::to_value).unwrap_or_default());
+                let state =
+                    |fence: Option<&Fence>| Value::from(fence.map(Fence::to_value).unwrap_or_default());
                 let mut args = vec![self.ttl_ms().into(), state(from), state(to)];
                 for (user, verdict) in verdicts {
                     args.extend([(*user).into(), Value::from_static_str(verdict.as_str())]);

@@ -7,10 +7,10 @@ use fred::clients::{Client, SubscriberClient};
 use fred::error::Error;
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
+use fred::types::RespVersion;
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig,
 };
-use fred::types::RespVersion;
 use tokio::sync::watch;
 
 use super::{LiveError, Options, Result};

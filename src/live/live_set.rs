@@ -125,7 +125,11 @@ impl LiveSet {
 
     /// Records a batch of one shard's heartbeats (`lua/heartbeat.lua`): the instant of the batch, and one outcome each,
     /// in order.
-    pub async fn heartbeat(&self, shard: u32, batch: &[Heartbeat]) -> Result<(Millis, Vec<HeartbeatOutcome>)> {
+    pub async fn heartbeat(
+        &self,
+        shard: u32,
+        batch: &[Heartbeat],
+    ) -> Result<(Millis, Vec<HeartbeatOutcome>)> {
         let keys = Keys::of(shard);
         let reply: Vec<i64> = named::heartbeat
             .run(&self.front, || {
@@ -153,7 +157,11 @@ impl LiveSet {
             other => Err(unexpected("heartbeat", other)),
         });
         let outcomes: Vec<_> = outcomes.collect::<Result<_>>()?;
-        if outcomes.len() == batch.len() { Ok((now, outcomes)) } else { Err(unexpected("heartbeat", "its length")) }
+        if outcomes.len() == batch.len() {
+            Ok((now, outcomes))
+        } else {
+            Err(unexpected("heartbeat", "its length"))
+        }
     }
 
     /// Ends one session (`lua/leave.lua`).
@@ -174,7 +182,8 @@ impl LiveSet {
         let keys = Keys::of(self.shard_of(user));
         let reply: i64 = named::set_status
             .run(&self.front, || {
-                let names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence(), keys.user(user)];
+                let names =
+                    vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence(), keys.user(user)];
                 (names, vec![user.into(), Value::from_static_str(to.as_str()), self.ttl_ms().into()])
             })
             .await?;
@@ -197,7 +206,9 @@ impl LiveSet {
             indices.chunks(READ_CHUNK).map(move |chunk| async move {
                 let keys = Keys::of(shard);
                 let reply: Vec<i64> = named::read
-                    .run(&self.front, || (chunk.iter().map(|index| keys.user(users[*index])).collect(), vec![]))
+                    .run(&self.front, || {
+                        (chunk.iter().map(|index| keys.user(users[*index])).collect(), vec![])
+                    })
                     .await?;
                 let (_, pairs) = split_now(&reply, "read")?;
                 let presences = pairs.chunks_exact(2).map(|pair| match pair[0] {

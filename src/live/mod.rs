@@ -51,7 +51,8 @@ impl From<fred::error::Error> for LiveError {
     fn from(error: fred::error::Error) -> Self {
         use fred::error::ErrorKind;
         let details = error.details();
-        let refused = ["LOADING", "READONLY", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+        let refused =
+            ["LOADING", "READONLY", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
         if refused.iter().any(|word| details.starts_with(word)) {
             return Self::Refused(details.to_string());
         }

@@ -62,7 +62,8 @@ impl LiveSet {
             })
             .await?;
         let mut reply = reply.into_iter();
-        let (Some(_now), Some(wait_ms)) = (reply.next(), reply.next().and_then(|value| value.as_u64())) else {
+        let (Some(_now), Some(wait_ms)) = (reply.next(), reply.next().and_then(|value| value.as_u64()))
+        else {
             return Err(unexpected("take", "too little"));
         };
         if wait_ms > 0 {
@@ -129,9 +130,7 @@ impl Work {
 }
 
 fn parse(id: &str, fields: &[String]) -> Option<Transition> {
-    let field = |name: &str| {
-        fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str())
-    };
+    let field = |name: &str| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
     Some(Transition {
         id: id.parse::<StreamId>().ok()?,
         user: field("user")?.parse().ok()?,

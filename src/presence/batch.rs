@@ -43,7 +43,9 @@ impl Batcher {
         let queue = &self.queues[self.live.shard_of(beat.who.user) as usize];
         let (answer, outcome) = oneshot::channel();
         queue.try_send(Waiting { beat, answer }).map_err(|_| PresenceError::Overloaded)?;
-        outcome.await.unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("the service is shutting down".into())))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("the service is shutting down".into())))
     }
 }
 
@@ -58,7 +60,8 @@ async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::
                 answers.push(answer);
             }
         }
-        let reply = if beats.is_empty() { Ok((Millis(0), vec![])) } else { live.heartbeat(shard, &beats).await };
+        let reply =
+            if beats.is_empty() { Ok((Millis(0), vec![])) } else { live.heartbeat(shard, &beats).await };
         match reply {
             Ok((now, outcomes)) => {
                 let mut unfenced = Vec::new();

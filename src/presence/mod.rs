@@ -193,7 +193,9 @@ impl PresenceService {
             StatusOutcome::Done => {}
             StatusOutcome::Blocked => return Err(PresenceError::Blocked),
             StatusOutcome::Unfenced => {
-                return Err(PresenceError::RedisUnavailable("it has lost its data and is being prepared".into()));
+                return Err(PresenceError::RedisUnavailable(
+                    "it has lost its data and is being prepared".into(),
+                ));
             }
         }
         let read = self.read(vec![account]).await?;

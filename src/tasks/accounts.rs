@@ -13,7 +13,8 @@ const ROUND: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(context: &Context) {
-    static TROUBLE: Trouble = Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
+    static TROUBLE: Trouble =
+        Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
     loop {
         let lost = context.store.wait_for_account_change(ROUND).await.err();
         match context.presence.follow_account_changes().await {

@@ -12,7 +12,8 @@ use crate::presence::{PresenceError, Trouble};
 const CHUNK: u32 = 1_000;
 
 pub(super) async fn run(context: &Context) {
-    static TROUBLE: Trouble = Trouble::new("last_seen cannot be written behind for now; it is caught up later");
+    static TROUBLE: Trouble =
+        Trouble::new("last_seen cannot be written behind for now; it is caught up later");
     loop {
         sleep(context.last_seen_flush).await;
         for shard in context.live.shards() {

@@ -113,7 +113,10 @@ async fn drain(context: &Context) -> Result<Drained, Failure> {
             drained.transitions += work.len() as u64;
             drained.recorded += outcome.recorded as u64;
             if !work.unreadable.is_empty() {
-                tracing::warn!(count = work.unreadable.len(), "the stream held entries that are no transitions");
+                tracing::warn!(
+                    count = work.unreadable.len(),
+                    "the stream held entries that are no transitions"
+                );
             }
             if !outcome.unknown.is_empty() {
                 tracing::warn!(

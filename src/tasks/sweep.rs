@@ -68,7 +68,11 @@ async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError
     let due = live.due(shard, CHUNK).await?;
     let mut swept = Swept { passed: due.passed.len() as u64, ..Swept::default() };
     if !due.strays.is_empty() {
-        tracing::warn!(count = due.strays.len(), first = due.strays[0], "the live set held members that are no user ids");
+        tracing::warn!(
+            count = due.strays.len(),
+            first = due.strays[0],
+            "the live set held members that are no user ids"
+        );
         live.drop_strays(shard, &due.strays).await?;
         swept.strays = due.strays.len() as u64;
     }
