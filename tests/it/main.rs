@@ -3,5 +3,6 @@
 mod house;
 mod readme;
 mod rooms;
+mod scripts;
 mod servers;
 mod support;
