@@ -130,7 +130,7 @@ fn forged_tokens_are_refused() {
         (String::new(), TokenError::Malformed),
         ("..".into(), TokenError::Malformed),
         (message.to_owned(), TokenError::Malformed),
-        (format!("{real}.x"), TokenError::Malformed),
+        (format!("{real}.x"), TokenError::Signature),
         (format!("{message}."), TokenError::Signature),
         (real[..real.len() - 1].to_owned(), TokenError::Signature),
         (format!("{real}="), TokenError::Signature),
@@ -179,7 +179,8 @@ proptest! {
     fn random_parts_never_verify(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5)) {
         let parts: Vec<_> = parts.iter().map(|part| URL_SAFE_NO_PAD.encode(part)).collect();
         prop_assert!(verify(&parts.join(".")).is_err());
-        prop_assert!(verify(&format!("{}.{}", PLAIN_HEADERS[1], parts.join("."))).is_err());
+        let behind_a_header = [PLAIN_HEADERS[1], &parts.join(".")].join(".");
+        prop_assert!(verify(&behind_a_header).is_err());
     }
 
     #[test]
