@@ -72,7 +72,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     announce(&listener, admin_password.as_deref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = http::router(AppState::new(presence, identity));
+    let router = http::router(AppState { presence, identity });
     let mut server = tokio::spawn(http::serve(
         listener,
         router,

@@ -85,6 +85,7 @@ impl LiveSet {
     pub async fn connected(&self) {
         self.front.connected().await;
         self.back.connected().await;
+        self.blocking.connected().await;
     }
 
     /// Told at each (re)connection to Redis: what was known of it may be wrong from then on.
