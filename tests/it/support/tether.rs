@@ -23,19 +23,23 @@ use super::poll::eventually;
 /// input without one (the test died) it removes the folder as well, as nobody else is left to do it. `exit` is written
 /// before the keeper may signal, because an id that was waited for can belong to somebody else by then. A stopped
 /// process keeps a signal for later, hence the CONT. The last line ends whatever the server has left in its group.
+/// The death of a test whose server is stopped makes the system send HUP to the keeper's group: it must outlive that,
+/// and needs no helper that would not, such as `cat`.
 /// A test that dies before the server has begun: the write to the closed pipe ends it before it does.
 const KEEPER: &str = r#"
 folder=$1 signal=$2; shift 2
 exec 3<&0 4>&1 1>/dev/null
+trap : HUP
 (
+    trap : HUP
     sh -c 'echo $$ >"$0/pid"; echo $$ >&4; exec "$@" 3<&- 4>&-' "$folder" "$@" </dev/null >"$folder/stdout" 2>"$folder/stderr"
     echo $? >"$folder/exit.new" && mv "$folder/exit.new" "$folder/exit"
 ) 2>/dev/null &
 exec 4>&-
 ordered=
 read -r ordered <&3
-if ! [ -e "$folder/exit" ]; then
-    kill -s "$signal" "$(cat "$folder/pid")"; kill -s CONT "$(cat "$folder/pid")"
+if ! [ -e "$folder/exit" ] && read -r pid <"$folder/pid"; then
+    kill -s "$signal" "$pid"; kill -s CONT "$pid"
 fi 2>/dev/null
 wait
 [ -n "$ordered" ] || rm -rf "$folder"
