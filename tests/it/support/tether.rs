@@ -147,6 +147,7 @@ impl Tether {
     }
 
     /// Ties the server to the life of another process instead of this one. Its folder goes with it.
+    #[expect(clippy::zombie_processes, reason = "the watcher outlives this process by design")]
     pub fn hand_over_to(mut self, process: u32) {
         let rope = self.rope.take().expect("handed over once");
         Command::new("sh")
