@@ -7,6 +7,7 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use crate::support::{
     poll::eventually,
     postgres::{Postgres, PrivatePostgres},
+    process::{Presenced, PresencedOptions},
     redis::RedisServer,
     tether::{self, Start, Tether},
 };
@@ -200,4 +201,37 @@ async fn servers_end_with_a_test_that_is_killed() {
         if alive.is_empty() { Ok(()) } else { Err(alive) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_service_is_started_and_ended_from_outside() {
+    // A stand-in for the binary, so that this is about the support alone.
+    let script = |script: &str| PresencedOptions {
+        program: Some("sh".into()),
+        arguments: vec!["-c".into(), script.into()],
+        ttl: Some(Duration::from_secs(2)),
+        redis_url: Some("redis://elsewhere".into()),
+        ..PresencedOptions::default()
+    };
+    let serves = "trap 'exit 0' TERM; echo \"address: http://$PRESENCE_LISTEN\"; echo 'admin password: abc'; \
+        echo \"$PRESENCE_TTL $REDIS_URL\" >&2; while :; do sleep 0.01; done";
+    let service = Presenced::start(script(serves)).await;
+    assert_eq!(service.base_url(), "http://127.0.0.1:0");
+    eventually(SOON, async || service.printed("admin password: ").filter(|said| said == "abc").ok_or(()))
+        .await;
+    eventually(SOON, async || {
+        let log = service.stderr();
+        if log == "2000ms redis://elsewhere\n" { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(service.terminate().await, 0);
+
+    let service = Presenced::start(script(serves)).await;
+    service.kill9().await;
+    assert!(!tether::is_alive(service.pid()));
+
+    let (code, output) =
+        Presenced::try_start(script("echo 'no such setting' >&2; exit 2")).await.unwrap_err();
+    assert_eq!(code, 2);
+    assert!(output.contains("no such setting"), "{output}");
 }

@@ -99,6 +99,12 @@ impl Tether {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
+        // What a developer has set for a service of their own is not for the tests.
+        for (name, _) in std::env::vars().filter(|(name, _)| is_setting(name)) {
+            if !start.env.iter().any(|(given, _)| *given == name) {
+                command.env_remove(name);
+            }
+        }
         if let Some(user) = start.user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -169,6 +175,11 @@ impl Drop for Tether {
             let _ = self.keeper.wait();
         }
     }
+}
+
+/// Whether this variable is a setting of the service.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("PRESENCE_") || matches!(name, "DATABASE_URL" | "REDIS_URL")
 }
 
 /// Sends a signal by its name to a process. Through the shell, whose `kill` is built in: a slim system has no other.
