@@ -392,13 +392,13 @@ mod the_checker {
 
     #[test]
     fn reads_no_comments_and_literals() {
-        let quiet = r####"
+        let quiet = r##"
             //! crate::store::Store
             /* use crate::store; /* sqlx::f */ use crate::http; */
             fn f<'a>(_: &'a str) -> [char; 3] { ['"', '\'', '{'] }
             const A: &str = "crate::store \" sqlx::query";
             const B: &str = r#"crate::store " sqlx::query"#;
-        "####;
+        "##;
         assert_eq!(count("src/live/keys.rs", quiet), 0);
         assert_eq!(count("src/live/keys.rs", &format!("{quiet} use crate::store;")), 1);
     }

@@ -7,8 +7,9 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use crate::support::{
     poll::eventually,
     postgres::{Postgres, PrivatePostgres},
+    process::{Presenced, PresencedOptions},
     redis::RedisServer,
-    tether,
+    tether::{self, Start, Tether},
 };
 
 /// For what takes milliseconds.
@@ -125,4 +126,112 @@ async fn a_private_postgres_obeys() {
     postgres.pause();
     drop(postgres);
     assert!(!tether::is_alive(pid), "a server that was paused has outlived its value");
+}
+
+#[tokio::test]
+async fn a_tethered_process_gives_its_exit_code_and_output() {
+    let folder = tether::folder("plain");
+    let start = |script: &str| {
+        let command = ["sh", "-c", script].map(ToOwned::to_owned);
+        let env = [("WORD".to_owned(), "hello".to_owned())];
+        Tether::start(&Start {
+            folder: folder.path(),
+            signal: "KILL",
+            user: None,
+            env: &env,
+            command: &command,
+        })
+    };
+    let ended = start("echo $WORD; echo $$ >&2; exit 3");
+    assert_eq!(ended.ended(SOON).await, 3);
+    assert_eq!(
+        (ended.read("stdout"), ended.read("stderr")),
+        ("hello\n".into(), format!("{}\n", ended.pid()))
+    );
+
+    let obedient = start("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done");
+    eventually(SOON, async || if obedient.read("stdout") == "ready\n" { Ok(()) } else { Err(()) }).await;
+    assert_eq!(obedient.exit_code(), None);
+    obedient.signal("TERM");
+    assert_eq!(obedient.ended(SOON).await, 7);
+
+    let stubborn = start("exec sleep 600");
+    stubborn.signal("KILL");
+    assert_eq!(stubborn.ended(SOON).await, 128 + 9);
+}
+
+/// Runs itself a second time as a process that starts servers and waits, and kills that.
+#[tokio::test]
+async fn servers_end_with_a_test_that_is_killed() {
+    const NAME: &str = "servers::servers_end_with_a_test_that_is_killed";
+    const VICTIM: &str = "TEST_IS_THE_VICTIM";
+    if std::env::var_os(VICTIM).is_some() {
+        let (redis, postgres) = tokio::join!(RedisServer::start(&[]), PrivatePostgres::start());
+        // The shared server too, which belongs to this process where no runner is its parent.
+        let shared = Postgres::database().await;
+        let mut connection = PgConnection::connect(&shared.url).await.unwrap();
+        let row =
+            sqlx::query("SELECT current_setting('data_directory')").fetch_one(&mut connection).await.unwrap();
+        let data: String = row.get(0);
+        let shared_pid = std::fs::read_to_string(format!("{data}/postmaster.pid")).unwrap();
+        println!("servers: {} {} {}", redis.pid(), postgres.pid(), shared_pid.lines().next().unwrap());
+        postgres.pause();
+        return std::future::pending().await;
+    }
+    let command: Vec<String> =
+        [std::env::current_exe().unwrap().to_str().unwrap(), NAME, "--exact", "--nocapture"]
+            .map(Into::into)
+            .into();
+    let folder = tether::folder("victim");
+    let env = [(VICTIM.to_owned(), "1".to_owned()), ("NEXTEST_RUN_ID".to_owned(), String::new())];
+    let start = Start { folder: folder.path(), signal: "KILL", user: None, env: &env, command: &command };
+    let victim = Tether::start(&start);
+    let servers: Vec<u32> = eventually(SOON, async || {
+        let output = victim.read("stdout");
+        let line = output.lines().find_map(|line| line.split_once("servers: "));
+        let pids: Vec<u32> =
+            line.into_iter().flat_map(|(_, pids)| pids.split(' ')).flat_map(str::parse).collect();
+        if pids.len() == 3 { Ok(pids) } else { Err(victim.output()) }
+    })
+    .await;
+    assert!(servers.iter().all(|pid| tether::is_alive(*pid)), "{servers:?}");
+    victim.signal("KILL");
+    eventually(SOON, async || {
+        let alive: Vec<u32> = servers.iter().copied().filter(|pid| tether::is_alive(*pid)).collect();
+        if alive.is_empty() { Ok(()) } else { Err(alive) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_is_started_and_ended_from_outside() {
+    // A stand-in for the binary, so that this is about the support alone.
+    let script = |script: &str| PresencedOptions {
+        program: Some("sh".into()),
+        arguments: vec!["-c".into(), script.into()],
+        ttl: Some(Duration::from_secs(2)),
+        redis_url: Some("redis://elsewhere".into()),
+        ..PresencedOptions::default()
+    };
+    let serves = "trap 'exit 0' TERM; echo \"address: http://$PRESENCE_LISTEN\"; echo 'admin password: abc'; \
+        echo \"$PRESENCE_TTL $REDIS_URL\" >&2; while :; do sleep 0.01; done";
+    let service = Presenced::start(script(serves)).await;
+    assert_eq!(service.base_url(), "http://127.0.0.1:0");
+    eventually(SOON, async || service.printed("admin password: ").filter(|said| said == "abc").ok_or(()))
+        .await;
+    eventually(SOON, async || {
+        let log = service.stderr();
+        if log == "2000ms redis://elsewhere\n" { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(service.terminate().await, 0);
+
+    let service = Presenced::start(script(serves)).await;
+    service.kill9().await;
+    assert!(!tether::is_alive(service.pid()));
+
+    let (code, output) =
+        Presenced::try_start(script("echo 'no such setting' >&2; exit 2")).await.unwrap_err();
+    assert_eq!(code, 2);
+    assert!(output.contains("no such setting"), "{output}");
 }

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// A start with two cores that are busy compiling takes a few seconds.
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The one server of this test run.
 #[derive(Debug)]
@@ -175,8 +175,8 @@ impl Drop for PrivatePostgres {
 async fn shared_port() -> u16 {
     // The runner says which run this is and is the parent of each test; without one this process is the run.
     let (run, process) = match std::env::var("NEXTEST_RUN_ID") {
-        Ok(run) => (run, parent_id()),
-        Err(_) => (format!("process-{}", std::process::id()), std::process::id()),
+        Ok(run) if !run.is_empty() => (run, parent_id()),
+        _ => (format!("process-{}", std::process::id()), std::process::id()),
     };
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("postgres");
     fs::create_dir_all(&folder).expect("the target folder is writable");

@@ -26,6 +26,8 @@ pub struct PresencedOptions {
     /// Further variables. They come last and win.
     pub env: Vec<(String, String)>,
     pub arguments: Vec<String>,
+    /// Another program than the binary of this build.
+    pub program: Option<PathBuf>,
 }
 
 /// A running service. Ends with the value, and with the test process however that ends.
@@ -51,9 +53,9 @@ impl Presenced {
     pub async fn try_start(options: PresencedOptions) -> Result<Self, (i32, String)> {
         let folder = tether::folder("service");
         let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
-        let command: Vec<String> = std::iter::once(env!("CARGO_BIN_EXE_presenced").to_owned())
-            .chain(options.arguments.clone())
-            .collect();
+        let program = options.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_presenced").into());
+        let program = program.into_os_string().into_string().expect("a plain path");
+        let command: Vec<String> = std::iter::once(program).chain(options.arguments.clone()).collect();
         let env = options.environment(&data);
         let tether = Tether::start(&Start {
             folder: folder.path(),

@@ -34,7 +34,7 @@ use super::tether;
 const INFO: &str = "sh session";
 
 /// How long a whole session may take; a TTL that it waits for included.
-const ENDS_WITHIN: Duration = Duration::from_secs(120);
+const ENDS_WITHIN: Duration = Duration::from_mins(2);
 
 /// Stands for any text.
 const ANY: &str = "…";
