@@ -13,11 +13,11 @@ use super::problem::Problem;
 
 /// Turns a panic into a 500 and lets nobody keep an answer: they hold tokens, or what is true only now.
 pub async fn guard(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     // Nothing of a request outlives it but the state, whose locks poison themselves.
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|panic| {
-        tracing::error!(%method, path, reason = text(&*panic), "a handler panicked");
+        tracing::error!(%method, path = uri.path(), reason = text(&*panic), "a handler panicked");
         Problem::internal().into_response()
     });
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
