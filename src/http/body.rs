@@ -70,13 +70,11 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     if announced == Some(0) {
         return Ok(Bytes::new());
     }
-    let mut taken = match tokio::time::timeout(MAX_WAIT, collect(body)).await {
-        Ok(taken) => taken?,
-        Err(_) => {
-            let detail = "The body took too long to arrive. Try again.";
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
-        }
+    let Ok(taken) = tokio::time::timeout(MAX_WAIT, collect(body)).await else {
+        let detail = "The body took too long to arrive. Try again.";
+        return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
     };
+    let mut taken = taken?;
     // Most bodies come in one piece.
     Ok(if taken.len() == 1 { taken.remove(0) } else { taken.concat().into() })
 }

@@ -36,24 +36,25 @@ pub struct AppState {
     pub identity: Identity,
 }
 
-/// The routes. Paths stand here without their trailing slash; each answers with it too.
+/// The routes. Paths stand here without their trailing slash; each answers with it too. What changes SQL and then Redis
+/// is carried to its end.
 fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
     vec![
         // Identity.
         ("/api/users/register", post(identity::register)),
-        ("/api/users/login", post(identity::login)),
-        ("/api/users/token/refresh", post(identity::refresh)),
-        ("/api/users/logout", post(identity::logout)),
+        ("/api/users/login", carried(post(identity::login))),
+        ("/api/users/token/refresh", carried(post(identity::refresh))),
+        ("/api/users/logout", carried(post(identity::logout))),
         ("/api/users/me", get(identity::me)),
-        ("/api/users/me/sessions", get(identity::sessions).delete(identity::end_sessions)),
-        ("/api/users/me/sessions/{sid}", delete(identity::end_session)),
+        ("/api/users/me/sessions", carried(get(identity::sessions).delete(identity::end_sessions))),
+        ("/api/users/me/sessions/{sid}", carried(delete(identity::end_session))),
         // Presence.
         ("/api/users/heartbeat", post(presence::heartbeat)),
         ("/api/users/all-users", get(presence::all_users)),
         // Administration.
-        ("/api/users/admin/users", get(admin::users).post(admin::create)),
+        ("/api/users/admin/users", carried(get(admin::users).post(admin::create))),
         ("/api/users/admin/users/online", get(admin::online)),
-        ("/api/users/admin/users/{id}", get(admin::user).patch(admin::edit).delete(admin::delete)),
+        ("/api/users/admin/users/{id}", carried(get(admin::user).patch(admin::edit).delete(admin::delete))),
         ("/api/users/admin/users/{id}/online-status", get(admin::online_status)),
         ("/api/users/admin/users/{id}/set-online-status", post(admin::set_online_status)),
         // Operations.
@@ -65,6 +66,10 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
 /// The service as axum sees it.
 pub fn router(state: AppState) -> Router {
     assemble(table(), state)
+}
+
+fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
+    methods.route_layer(from_fn(guard::carry))
 }
 
 /// Both spellings of every path, and problems for all others.
@@ -103,18 +108,16 @@ mod tests {
     use super::*;
     use testing::parts;
 
+    async fn panics() {
+        panic!("on purpose");
+    }
+
     fn router() -> Router {
         let table = vec![
             ("/things", get(async || "list").post(async || "made")),
             ("/things/{id}", delete(async || "gone")),
-            (
-                "/panic",
-                get(async || {
-                    if true {
-                        panic!("on purpose")
-                    }
-                }),
-            ),
+            ("/panic", get(panics)),
+            ("/carried/panic", carried(get(panics))),
         ];
         assemble(table, ())
     }
@@ -166,9 +169,37 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_and_says_nothing_of_its_inside() {
-        let (status, headers, body) = parts(send("GET", "/panic").await).await;
-        assert_eq!((status, &headers["content-type"]), (500, &"application/problem+json".parse().unwrap()));
-        assert!(!body.to_string().contains("purpose"));
+        for path in ["/panic", "/carried/panic"] {
+            let (status, headers, body) = parts(send("GET", path).await).await;
+            assert_eq!(
+                (status, &headers["content-type"]),
+                (500, &"application/problem+json".parse().unwrap())
+            );
+            assert!(!body.to_string().contains("purpose"));
+            let (status, headers, _) = parts(send("POST", path).await).await;
+            assert_eq!((status, &headers["allow"]), (405, &"GET,HEAD".parse().unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_carried_request_comes_to_its_end_though_its_client_hangs_up() {
+        let (entered, mut is_in) = tokio::sync::mpsc::channel::<()>(1);
+        let (release, released) = tokio::sync::watch::channel(false);
+        let (ended, mut is_done) = tokio::sync::mpsc::channel::<()>(1);
+        let handler = async move || {
+            let mut released = released.clone();
+            entered.send(()).await.unwrap();
+            released.wait_for(|go| *go).await.unwrap();
+            ended.send(()).await.unwrap();
+        };
+        let router = assemble(vec![("/logout", carried(post(handler)))], ());
+        let request = Request::post("/logout").body(Body::empty()).unwrap();
+        let client = tokio::spawn(router.oneshot(request));
+        is_in.recv().await.unwrap();
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+        release.send(true).unwrap();
+        assert_eq!(is_done.recv().await, Some(()));
     }
 
     #[tokio::test]

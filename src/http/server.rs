@@ -120,7 +120,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_kept_for_more_requests_and_an_idle_one_ends_with_the_server() {
         let router = Router::new().route("/", get(async || "hello"));
-        let (address, stop, server) = start(router, Duration::from_secs(60)).await;
+        let (address, stop, server) = start(router, Duration::from_mins(1)).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         for _ in 0..3 {
             client.write_all(REQUEST).await.unwrap();
@@ -145,7 +145,7 @@ mod tests {
             "at last"
         };
         let (address, stop, server) =
-            start(Router::new().route("/", get(handler)), Duration::from_secs(60)).await;
+            start(Router::new().route("/", get(handler)), Duration::from_mins(1)).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(REQUEST).await.unwrap();
         is_in.recv().await.unwrap();

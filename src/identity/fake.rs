@@ -18,8 +18,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// Identity over an empty database, without grace for refresh tokens.
 pub fn identity() -> Identity {
     let settings = Settings {
-        access_ttl: Duration::from_secs(900),
-        refresh_ttl: Duration::from_secs(3600),
+        access_ttl: Duration::from_mins(15),
+        refresh_ttl: Duration::from_hours(1),
         refresh_grace: Duration::ZERO,
         secret: "a secret of more than thirty-two bytes!".into(),
         trusted_secrets: Vec::new(),
