@@ -3,6 +3,14 @@
 //! One trait, two databases: [`postgres`] for production, [`sqlite`] embedded. Both pass the conformance suite in
 //! `tests/it/store/`. No other room knows a column or writes a statement; nobody here knows Redis or HTTP.
 
+mod batch;
+mod lease;
+pub mod postgres;
+mod rotation;
+mod rows;
+mod schema;
+pub mod sqlite;
+mod texts;
 mod types;
 
 use std::sync::Arc;
@@ -28,8 +36,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme {
-        // "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::open(url, options)?)),
-        // "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url, options).await?)),
+        "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::open(url, options)?)),
+        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url, options).await?)),
         _ => Err(StoreError::Url(format!("the scheme '{scheme}' is neither postgres:// nor sqlite://"))),
     }
 }

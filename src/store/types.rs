@@ -24,6 +24,12 @@ pub enum StoreError {
         /// `username` or `email`.
         field: &'static str,
     },
+    /// A text holds what the database cannot keep: a NUL character.
+    #[error("this {field} holds a character that cannot be kept")]
+    Unfit {
+        /// `username`, `email` or `password`.
+        field: &'static str,
+    },
     /// A row holds a word that this version does not know.
     #[error("column {column} holds a word that this version does not know: {source}")]
     Word {
@@ -136,6 +142,17 @@ pub enum Standing {
     Blocked,
     /// There is no such account.
     Gone,
+}
+
+impl Standing {
+    /// The standing of an account of which SQL says whether it may be present; `None` where there is no row.
+    pub(super) const fn of(may_be_present: Option<bool>) -> Self {
+        match may_be_present {
+            Some(true) => Self::MayBePresent,
+            Some(false) => Self::Blocked,
+            None => Self::Gone,
+        }
+    }
 }
 
 /// A place in the log of account changes; opaque, one word of ASCII without spaces, kept in Redis with the fence.

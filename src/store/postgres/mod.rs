@@ -1,0 +1,271 @@
+//! PostgreSQL: the production database. Any number of processes share it.
+//!
+//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. Transactions that touch several rows of `users`
+//! lock them in ascending order of ids, so none waits in a circle; all run at READ COMMITTED, whatever the server's
+//! default, because a look behind a lock must see what its last holder wrote.
+
+mod accounts;
+mod changes;
+mod history;
+mod sessions;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::{Migrate, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::{Instant, timeout};
+
+use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::{
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
+    NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing, Store, StoreError, schema,
+};
+use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
+use changes::Watch;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// A batch may take this long: thousands of rows on a slow disk, or behind another batch of its shard.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Migrations may take this long once the server has answered.
+const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
+/// `Sync`) is no statement.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+type PgLease = Lease<sqlx::Postgres>;
+
+impl Dialect for sqlx::Postgres {
+    fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
+        match (error.constraint(), error.code().as_deref().unwrap_or_default()) {
+            (Some("users_username_key"), "23505") => Meaning::Taken("username"),
+            (Some("users_email_key"), "23505") => Meaning::Taken("email"),
+            // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
+            // a standby.
+            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006") => Meaning::Unavailable,
+            // Connection lost, out of resources, shutting down or starting up.
+            (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => Meaning::Unavailable,
+            _ => Meaning::Refused,
+        }
+    }
+}
+
+/// The store on PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    pool: PgPool,
+    connect: PgConnectOptions,
+    timeout: Duration,
+    tally: Arc<Tally>,
+    watch: Watch,
+}
+
+impl Postgres {
+    /// Reads the URL and connects to nothing yet. Must be called inside a tokio runtime.
+    pub fn open(url: &str, options: &Options) -> Result<Self> {
+        let connect = PgConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Url(error.to_string()))?
+            .application_name("presenced");
+        let statement_timeout = options.timeout.as_millis().max(1).to_string();
+        let tally = Tally::new();
+        let health = Arc::clone(&tally);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections.max(1))
+            .acquire_timeout(options.timeout)
+            // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
+            // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
+            // costs one failed call and not one for each connection.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, meta| {
+                let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
+                Box::pin(async move {
+                    if suspect {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(connect.clone().options([("statement_timeout", statement_timeout)]));
+        let watch = Watch::new(connect.clone(), options.timeout);
+        Ok(Self { pool, connect, timeout: options.timeout, tally, watch })
+    }
+
+    /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
+    async fn with<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
+        self.within(self.timeout, work).await
+    }
+
+    async fn within<T>(&self, bound: Duration, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
+        let bounded = timeout(bound, async {
+            let mut lease = Lease::take(&self.pool, &self.tally).await?;
+            work(&mut lease).await
+        });
+        bounded.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Migrates on a connection of its own, because a migration may take longer than any statement of the service.
+    async fn run_migrations(&self) -> Result<Vec<String>> {
+        let connecting = timeout(self.timeout, PgConnection::connect_with(&self.connect)).await;
+        let mut connection = connecting
+            .map_err(|_| too_slow())?
+            .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        self.tally.count(1);
+        let migrating = async {
+            // The lock is the session's and counts its holders: the migrator takes it a second time, inside this one.
+            connection.lock().await?;
+            connection.ensure_migrations_table(schema::TABLE).await?;
+            let before = connection.list_applied_migrations(schema::TABLE).await?;
+            MIGRATIONS.run_direct(None, &mut connection, false).await?;
+            connection.unlock().await?;
+            Ok(before)
+        };
+        let before = timeout(MIGRATE_TIMEOUT, migrating)
+            .await
+            .map_err(|_| too_slow())?
+            .map_err(schema::migrate_error::<sqlx::Postgres>)?;
+        // Failing to say goodbye harms nobody.
+        let _ = timeout(self.timeout, connection.close()).await;
+        Ok(schema::applied_since(&MIGRATIONS, &before))
+    }
+}
+
+fn too_slow() -> StoreError {
+    StoreError::Unavailable(Box::new(sqlx::Error::PoolTimedOut))
+}
+
+fn unavailable(error: sqlx::Error) -> StoreError {
+    StoreError::Unavailable(Box::new(error))
+}
+
+/// Begins a transaction that locks rows.
+async fn begin(lease: &mut PgLease) -> Result<()> {
+    lease.begin("BEGIN ISOLATION LEVEL READ COMMITTED", 1).await
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn migrate(&self) -> Result<Vec<String>> {
+        self.run_migrations().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.with(async |lease| lease.execute(sqlx::query("SELECT 1")).await.map(drop)).await
+    }
+
+    fn statements(&self) -> u64 {
+        self.tally.statements()
+    }
+
+    async fn create_account(&self, new: &NewAccount) -> Result<Account> {
+        self.with(async |lease| accounts::create(lease, new).await).await
+    }
+
+    async fn has_accounts(&self) -> Result<bool> {
+        self.with(async |lease| accounts::any(lease).await).await
+    }
+
+    async fn account(&self, id: UserId) -> Result<Option<Account>> {
+        self.with(async |lease| Ok(accounts::by_ids(lease, &[id]).await?.pop())).await
+    }
+
+    async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Account>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.with(async |lease| accounts::by_ids(lease, ids).await).await
+    }
+
+    async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
+        self.with(async |lease| accounts::credentials(lease, login).await).await
+    }
+
+    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList> {
+        self.with(async |lease| accounts::list(lease, filter, page).await).await
+    }
+
+    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList> {
+        self.with(async |lease| accounts::list_present(lease, since, page).await).await
+    }
+
+    async fn update_account(&self, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
+        self.with(async |lease| accounts::update(lease, id, patch).await).await
+    }
+
+    async fn delete_account(&self, id: UserId) -> Result<bool> {
+        self.with(async |lease| accounts::delete(lease, id).await).await
+    }
+
+    async fn standings(&self, ids: &[UserId]) -> Result<Vec<(UserId, Standing)>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.with(async |lease| changes::standings(lease, ids).await).await
+    }
+
+    async fn blocked_after(&self, after: UserId, limit: u32) -> Result<Vec<UserId>> {
+        self.with(async |lease| changes::blocked_after(lease, after, limit).await).await
+    }
+
+    async fn change_cursor(&self) -> Result<ChangeCursor> {
+        self.with(async |lease| changes::cursor(lease).await).await
+    }
+
+    async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
+        let prune = self.watch.prune_is_due();
+        self.with(async |lease| changes::since(lease, since, prune).await).await
+    }
+
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+        self.watch.wait(Instant::now() + timeout).await
+    }
+
+    async fn create_session(&self, new: &NewSession) -> Result<()> {
+        self.with(async |lease| sessions::create(lease, new).await).await
+    }
+
+    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
+        self.with(async |lease| sessions::of_user(lease, user, now).await).await
+    }
+
+    async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
+        self.with(async |lease| sessions::rotate(lease, request).await).await
+    }
+
+    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
+        self.with(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
+    }
+
+    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
+        self.with(async |lease| sessions::end(lease, user, None, now).await).await
+    }
+
+    async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
+        self.with(async |lease| sessions::has_ended(lease, user, sid).await).await
+    }
+
+    async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+        self.with(async |lease| sessions::ended_since(lease, since).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+        if batch.is_empty() {
+            return Ok(RecordOutcome::default());
+        }
+        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch).await).await
+    }
+
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+        if seen.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen).await).await
+    }
+
+    async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
+        self.with(async |lease| history::present_after(lease, after, limit).await).await
+    }
+}

@@ -1,0 +1,177 @@
+//! Accounts on SQLite: the rows of `users`.
+
+use sqlx::{QueryBuilder, query, query_as};
+
+use super::{SqliteLease, begin, json_ids, text};
+use crate::model::{Account, AccountStatus, Millis, OnlineStatus, Page, UserId};
+use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
+use crate::store::texts::{check_new, check_patch, fits};
+use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, Result};
+
+/// SQLite resolves no alias in `RETURNING` and knows the table by its name there.
+const RETURNING: &str = " RETURNING id, username, email, role, status, is_active, online_status, last_seen";
+
+pub async fn create(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
+    check_new(new)?;
+    let mut sql = QueryBuilder::new("INSERT INTO users (username, email, password_hash, role, status) VALUES (");
+    let mut values = sql.separated(", ");
+    values.push_bind(new.username.clone()).push_bind(new.email.clone()).push_bind(new.password_hash.0.clone());
+    values.push_bind(new.role.as_str()).push_bind(new.status.as_str());
+    sql.push(")").push(RETURNING);
+    lease.row::<AccountRow>(sql.build_query_as()).await?.ok_or_else(no_row)?.try_into()
+}
+
+pub async fn any(lease: &mut SqliteLease) -> Result<bool> {
+    let row: Option<(bool,)> = lease.row(query_as("SELECT EXISTS (SELECT 1 FROM users)")).await?;
+    Ok(row.is_some_and(|(any,)| any))
+}
+
+pub async fn by_ids(lease: &mut SqliteLease, ids: &[UserId]) -> Result<Vec<Account>> {
+    let rows: Vec<AccountRow> = lease
+        .rows(
+            query_as(concat!(
+                "SELECT ",
+                account_columns!(),
+                " FROM users u WHERE u.id IN (SELECT value FROM json_each(?1))"
+            ))
+            .bind(json_ids(ids)),
+        )
+        .await?;
+    convert(rows)
+}
+
+/// Each half of the OR has its own unique index; the username wins.
+pub async fn credentials(lease: &mut SqliteLease, login: &str) -> Result<Option<Credentials>> {
+    if !fits(login) {
+        return Ok(None);
+    }
+    let row: Option<CredentialsRow> = lease
+        .row(
+            query_as(concat!(
+                "SELECT ",
+                account_columns!(),
+                ", u.password_hash FROM users u WHERE lower(u.username) = lower(?1) OR lower(u.email) = lower(?1) ",
+                "ORDER BY (lower(u.username) = lower(?1)) DESC LIMIT 1"
+            ))
+            .bind(login),
+        )
+        .await?;
+    row.map(Credentials::try_from).transpose()
+}
+
+/// Two statements, the second left out where the page lies past the end.
+pub async fn list(lease: &mut SqliteLease, filter: &AccountFilter, page: Page) -> Result<AccountList> {
+    if !filter.search.as_deref().is_none_or(fits) {
+        return Ok(AccountList { accounts: Vec::new(), total: 0 });
+    }
+    let mut count = QueryBuilder::new("SELECT count(*)");
+    push_matching(&mut count, filter);
+    let (total,): (i64,) = lease.row(count.build_query_as()).await?.unwrap_or_default();
+    let mut accounts = Vec::new();
+    if page.offset() < total {
+        let mut rows = QueryBuilder::new(concat!("SELECT ", account_columns!()));
+        push_matching(&mut rows, filter);
+        rows.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(page.size));
+        rows.push(" OFFSET ").push_bind(page.offset());
+        accounts = convert(lease.rows::<AccountRow>(rows.build_query_as()).await?)?;
+    }
+    Ok(AccountList { accounts, total })
+}
+
+/// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
+fn push_matching(sql: &mut QueryBuilder<sqlx::Sqlite>, filter: &AccountFilter) {
+    sql.push(" FROM users u");
+    let corrections = filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
+    if let Some(corrections) = corrections {
+        let pairs: Vec<(UserId, &str)> =
+            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
+        // The limit keeps the rows in a table of their own, which then gets an index for the join.
+        sql.push(" LEFT JOIN (SELECT value ->> 0 AS user_id, value ->> 1 AS status FROM json_each(");
+        sql.push_bind(serde_json::json!(pairs).to_string());
+        sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
+    }
+    sql.push(" WHERE true");
+    if let Some(search) = &filter.search {
+        sql.push(" AND (instr(lower(u.username), lower(").push_bind(search.clone()).push(")) > 0");
+        if filter.search_email {
+            sql.push(" OR instr(lower(u.email), lower(").push_bind(search.clone()).push(")) > 0");
+        }
+        sql.push(")");
+    }
+    if let Some(status) = filter.status {
+        sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
+    }
+    if let Some(presence) = &filter.presence {
+        sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
+        if corrections.is_some() {
+            sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
+        }
+        if let Some(since) = presence.mirror_counts_since {
+            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ").push_bind(text(since)).push(" THEN 'offline'");
+        }
+        sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
+    }
+}
+
+pub async fn list_present(lease: &mut SqliteLease, since: Millis, page: Page) -> Result<AccountList> {
+    let total: Option<(i64,)> = lease
+        .row(
+            query_as(
+                "SELECT count(*) FROM users u \
+                 WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ?1",
+            )
+            .bind(text(since)),
+        )
+        .await?;
+    let (total,) = total.unwrap_or_default();
+    let mut accounts = Vec::new();
+    if page.offset() < total {
+        let rows: Vec<AccountRow> = lease
+            .rows(
+                query_as(concat!(
+                    "SELECT ",
+                    account_columns!(),
+                    " FROM users u WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ?1 ",
+                    "ORDER BY u.last_seen DESC, u.id LIMIT ?2 OFFSET ?3"
+                ))
+                .bind(text(since))
+                .bind(i64::from(page.size))
+                .bind(page.offset()),
+            )
+            .await?;
+        accounts = convert(rows)?;
+    }
+    Ok(AccountList { accounts, total })
+}
+
+pub async fn update(lease: &mut SqliteLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
+    check_patch(patch)?;
+    let mut sql = QueryBuilder::new("UPDATE users SET updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')");
+    if let Some(email) = &patch.email {
+        sql.push(", email = ").push_bind(email.clone());
+    }
+    if let Some(role) = patch.role {
+        sql.push(", role = ").push_bind(role.as_str());
+    }
+    if let Some(status) = patch.status {
+        sql.push(", status = ").push_bind(status.as_str());
+    }
+    if let Some(is_active) = patch.is_active {
+        sql.push(", is_active = ").push_bind(is_active);
+    }
+    if let Some(hash) = &patch.password_hash {
+        sql.push(", password_hash = ").push_bind(hash.0.clone());
+    }
+    sql.push(" WHERE id = ").push_bind(id).push(RETURNING);
+    lease.row::<AccountRow>(sql.build_query_as()).await?.map(Account::try_from).transpose()
+}
+
+pub async fn delete(lease: &mut SqliteLease, id: UserId) -> Result<bool> {
+    begin(lease).await?;
+    let deleted = lease.execute(query("DELETE FROM users WHERE id = ?1").bind(id)).await?.rows_affected() > 0;
+    if deleted {
+        lease.execute(query("DELETE FROM presence_transitions WHERE user_id = ?1").bind(id)).await?;
+    }
+    lease.commit().await?;
+    Ok(deleted)
+}

@@ -1,0 +1,302 @@
+//! SQLite: the embedded default, for one machine.
+//!
+//! Owns the file, its one writer and its readers, and the meaning of SQLite's errors. All that writes goes through the
+//! writer, whose transactions take the write lock when they begin (`BEGIN IMMEDIATE`), so what they read is what they
+//! change; another process on the same file waits for the lock within the busy timeout. Upper and lower case are the
+//! same for ASCII letters only: SQLite's `lower` knows no others, and a function of our own in an index would lock
+//! every other tool out of the file.
+
+mod accounts;
+mod changes;
+mod history;
+mod sessions;
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::{Migrate, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::Connection;
+use tokio::time::{Instant, timeout};
+
+use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::{
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
+    NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing, Store, StoreError, schema,
+};
+use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
+use changes::Watch;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// A batch may take this long: thousands of rows on a slow disk.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Migrations may take this long.
+const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
+
+type SqliteLease = Lease<sqlx::Sqlite>;
+
+impl Dialect for sqlx::Sqlite {
+    fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
+        // The low byte of an extended code is the code itself.
+        let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default() & 0xff;
+        match code {
+            // BUSY, LOCKED, IOERR, FULL, CANTOPEN.
+            5 | 6 | 10 | 13 | 14 => Meaning::Unavailable,
+            _ if error.message().contains("users_username_key") => Meaning::Taken("username"),
+            _ if error.message().contains("users_email_key") => Meaning::Taken("email"),
+            _ => Meaning::Refused,
+        }
+    }
+}
+
+/// The store on SQLite.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    timeout: Duration,
+    tally: Arc<Tally>,
+    watch: Watch,
+}
+
+impl Sqlite {
+    /// Opens the file, and makes it and its folder where they are missing.
+    pub async fn open(url: &str, options: &Options) -> Result<Self> {
+        let connect = SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
+        let path = connect.get_filename().to_owned();
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(StoreError::Url("a database in memory cannot be shared by several connections".into()));
+        }
+        if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
+            let made = tokio::fs::create_dir_all(folder).await;
+            made.map_err(|error| StoreError::Url(format!("the folder {}: {error}", folder.display())))?;
+        }
+        let connect = connect
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A power cut may lose the last commits, never the consistency; the stream is cut only after them, and
+            // what it then holds too much is not recorded twice.
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(options.timeout)
+            .foreign_keys(true);
+        let pool = |connections: u32| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.timeout)
+                .test_before_acquire(false)
+                .max_lifetime(None)
+                .idle_timeout(None)
+        };
+        let reader = connect.clone().pragma("query_only", "1");
+        let writer = pool(1).connect_lazy_with(connect);
+        // The first connection makes the file, so that readers find one.
+        drop(writer.acquire().await.map_err(|error| StoreError::Unavailable(Box::new(error)))?);
+        let readers = pool(options.max_connections.max(1)).connect_lazy_with(reader.clone());
+        let watch = Watch::new(reader);
+        Ok(Self { writer, readers, timeout: options.timeout, tally: Tally::new(), watch })
+    }
+
+    async fn read<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
+        self.within(self.timeout, &self.readers, work).await
+    }
+
+    async fn write<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
+        self.within(self.timeout, &self.writer, work).await
+    }
+
+    /// A write to accounts: wakes who waits for such without the delay of its look at the file.
+    async fn write_accounts<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
+        let outcome = self.write(work).await;
+        self.watch.wake();
+        outcome
+    }
+
+    async fn within<T>(
+        &self,
+        bound: Duration,
+        pool: &SqlitePool,
+        work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>,
+    ) -> Result<T> {
+        let bounded = timeout(bound, async {
+            let mut lease = Lease::take(pool, &self.tally).await?;
+            work(&mut lease).await
+        });
+        bounded.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// All migrations in one transaction, begun with the write lock: two processes that start at once run them one
+    /// after the other, and the second finds nothing to do.
+    async fn run_migrations(&self) -> Result<Vec<String>> {
+        let unavailable = |error| StoreError::Unavailable(Box::new(error));
+        let mut connection = self.writer.acquire().await.map_err(unavailable)?;
+        self.tally.count(1);
+        let migrating = async {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            transaction.ensure_migrations_table(schema::TABLE).await?;
+            let before = transaction.list_applied_migrations(schema::TABLE).await?;
+            MIGRATIONS.run_direct(None, &mut *transaction, false).await?;
+            transaction.commit().await?;
+            Ok(before)
+        };
+        let migrated = timeout(MIGRATE_TIMEOUT, migrating).await.map_err(|_| too_slow())?;
+        let before = migrated.map_err(schema::migrate_error::<sqlx::Sqlite>)?;
+        Ok(schema::applied_since(&MIGRATIONS, &before))
+    }
+}
+
+fn too_slow() -> StoreError {
+    StoreError::Unavailable(Box::new(sqlx::Error::PoolTimedOut))
+}
+
+/// Begins a transaction that writes.
+async fn begin(lease: &mut SqliteLease) -> Result<()> {
+    lease.begin("BEGIN IMMEDIATE", 1).await
+}
+
+/// An instant as the file keeps it. Beyond the years of four digits text would no longer sort as time does.
+fn text(at: Millis) -> String {
+    const LAST: i64 = 253_402_300_799_999;
+    Millis(at.0.clamp(0, LAST)).to_string()
+}
+
+/// Ids as one parameter for `json_each`.
+fn json_ids(ids: &[UserId]) -> String {
+    serde_json::Value::from(ids).to_string()
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn migrate(&self) -> Result<Vec<String>> {
+        self.run_migrations().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.read(async |lease| lease.execute(sqlx::query("SELECT 1")).await.map(drop)).await
+    }
+
+    fn statements(&self) -> u64 {
+        self.tally.statements()
+    }
+
+    async fn create_account(&self, new: &NewAccount) -> Result<Account> {
+        self.write_accounts(async |lease| accounts::create(lease, new).await).await
+    }
+
+    async fn has_accounts(&self) -> Result<bool> {
+        self.read(async |lease| accounts::any(lease).await).await
+    }
+
+    async fn account(&self, id: UserId) -> Result<Option<Account>> {
+        self.read(async |lease| Ok(accounts::by_ids(lease, &[id]).await?.pop())).await
+    }
+
+    async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Account>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(async |lease| accounts::by_ids(lease, ids).await).await
+    }
+
+    async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
+        self.read(async |lease| accounts::credentials(lease, login).await).await
+    }
+
+    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList> {
+        self.read(async |lease| accounts::list(lease, filter, page).await).await
+    }
+
+    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList> {
+        self.read(async |lease| accounts::list_present(lease, since, page).await).await
+    }
+
+    async fn update_account(&self, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
+        self.write_accounts(async |lease| accounts::update(lease, id, patch).await).await
+    }
+
+    async fn delete_account(&self, id: UserId) -> Result<bool> {
+        self.write_accounts(async |lease| accounts::delete(lease, id).await).await
+    }
+
+    async fn standings(&self, ids: &[UserId]) -> Result<Vec<(UserId, Standing)>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(async |lease| changes::standings(lease, ids).await).await
+    }
+
+    async fn blocked_after(&self, after: UserId, limit: u32) -> Result<Vec<UserId>> {
+        self.read(async |lease| changes::blocked_after(lease, after, limit).await).await
+    }
+
+    async fn change_cursor(&self) -> Result<ChangeCursor> {
+        self.read(async |lease| changes::cursor(lease).await).await
+    }
+
+    async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
+        let changes = self.read(async |lease| changes::since(lease, since).await).await?;
+        if self.watch.prune_is_due() {
+            // Costs nothing but space where it fails, and the next hour tries again.
+            let pruned = self.write(async |lease| changes::prune(lease, since).await).await;
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "the log of account changes was not pruned");
+            }
+        }
+        Ok(changes)
+    }
+
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+        self.watch.wait(Instant::now() + timeout, self.timeout).await
+    }
+
+    async fn create_session(&self, new: &NewSession) -> Result<()> {
+        self.write(async |lease| sessions::create(lease, new).await).await
+    }
+
+    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
+        self.read(async |lease| sessions::of_user(lease, user, now).await).await
+    }
+
+    async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
+        self.write(async |lease| sessions::rotate(lease, request).await).await
+    }
+
+    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
+        self.write(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
+    }
+
+    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
+        self.write(async |lease| sessions::end(lease, user, None, now).await).await
+    }
+
+    async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
+        self.read(async |lease| sessions::has_ended(lease, user, sid).await).await
+    }
+
+    async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+        self.read(async |lease| sessions::ended_since(lease, since).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+        if batch.is_empty() {
+            return Ok(RecordOutcome::default());
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await).await
+    }
+
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+        if seen.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen).await).await
+    }
+
+    async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
+        self.read(async |lease| history::present_after(lease, after, limit).await).await
+    }
+}
