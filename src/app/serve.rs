@@ -18,6 +18,9 @@ use crate::tasks::{Context, Tasks};
 /// server's farewell it stays below 10 s.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long a start waits for Redis before it goes on without.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+
 pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -61,6 +64,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         },
     );
     let admin_password = ensure_admin(settings, &identity).await?;
+    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_err() {
+        tracing::warn!(
+            "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
+        );
+    }
     let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::{LiveError, Result};
 
@@ -31,6 +31,8 @@ wait "$server""#;
 pub struct EmbeddedRedis {
     port: u16,
     tether: Child,
+    /// Our end of the pipe. Apart from the child, because waiting for a child closes its standard input.
+    line: Option<ChildStdin>,
 }
 
 impl EmbeddedRedis {
@@ -56,8 +58,9 @@ impl EmbeddedRedis {
         let port = former.filter(|port| is_free(*port)).map_or_else(free_port, Ok)?;
         std::fs::write(&port_file, port.to_string())
             .map_err(|error| LiveError::Embedded(format!("cannot write {}: {error}", port_file.display())))?;
-        let tether = spawn(&folder, port)?;
-        let mut server = Self { port, tether };
+        let mut tether = spawn(&folder, port)?;
+        let line = tether.stdin.take();
+        let mut server = Self { port, tether, line };
         server.wait_until_up(&folder).await?;
         Ok(server)
     }
@@ -79,7 +82,7 @@ impl EmbeddedRedis {
 
     /// Ends the server and waits until its data is written.
     pub async fn stop(mut self) {
-        drop(self.tether.stdin.take());
+        drop(self.line.take());
         if tokio::time::timeout(FAREWELL, self.tether.wait()).await.is_err() {
             tracing::warn!("the embedded redis-server is still writing; it ends by itself");
         }

@@ -55,10 +55,11 @@ impl ExpiryEvents {
         let database = link::database(&live.options.url)?;
         let subscriber = link::subscriber(&live.options)?;
         let events = subscriber.keyspace_event_rx();
-        let reconnections = subscriber.reconnect_rx();
         let keeper = subscriber.manage_subscriptions();
         subscriber.connect();
         subscriber.wait_for_connect().await?;
+        // From here on: the first connection is none to tell of.
+        let reconnections = subscriber.reconnect_rx();
         let channel = format!("__keyevent@{database}__:expired");
         subscriber.subscribe(channel.as_str()).await?;
         Ok(Self {

@@ -60,7 +60,7 @@ impl Script {
         let first = link.run(self.source.evalsha::<R, _, _, _>(link.client(), keys, args)).await?;
         match first {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
-                tracing::info!(script = self.name, "Redis has forgotten a script and is told it again");
+                tracing::debug!(script = self.name, "Redis does not know this script and is told it");
                 let source = self.source.lua().cloned().unwrap_or_default();
                 let (keys, args) = call();
                 Ok(link.run(link.client().eval::<R, _, _, _>(source, keys, args)).await??)

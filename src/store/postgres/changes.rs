@@ -143,7 +143,8 @@ impl Watch {
             listener.listen(CHANNEL).await?;
             Ok(listener)
         };
-        let listener = timeout(self.timeout, setting_up).await.map_err(|_| too_slow())?.map_err(unavailable)?;
+        let listener =
+            timeout(self.timeout, setting_up).await.map_err(|_| too_slow())?.map_err(unavailable)?;
         Ok(Listening { listener, heard: Instant::now() })
     }
 }

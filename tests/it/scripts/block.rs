@@ -13,7 +13,11 @@ async fn a_block_evicts_once_and_stands() {
     let to = from.moved_to("41");
     let verdicts = [(7, Verdict::Block), (8, Verdict::Block)];
     assert_eq!(bench.live.block(0, Some(&from), Some(&to), &verdicts).await.unwrap(), Some(1));
-    assert_eq!(bench.live.block(0, Some(&from), Some(&to), &verdicts).await.unwrap(), None, "the fence has moved");
+    assert_eq!(
+        bench.live.block(0, Some(&from), Some(&to), &verdicts).await.unwrap(),
+        None,
+        "the fence has moved"
+    );
     assert_eq!(bench.live.block(0, Some(&to), None, &verdicts).await.unwrap(), Some(0));
     assert_eq!(bench.live.fence(0).await.unwrap(), Some(to));
     assert_eq!(bench.deadline(7), None);

@@ -17,7 +17,8 @@ async fn a_passed_deadline_is_claimed_once_at_its_instant() {
     assert_eq!(entries.len(), 2);
     assert_eq!(
         entries[1],
-        ["7", "offline", "expired", &deadline.to_string(), &(deadline - TTL_MS).to_string()].map(ToString::to_string)
+        ["7", "offline", "expired", &deadline.to_string(), &(deadline - TTL_MS).to_string()]
+            .map(ToString::to_string)
     );
 }
 

@@ -124,7 +124,10 @@ async fn who_returns_after_an_unclaimed_deadline_has_been_offline_since_it() {
     assert_eq!(outcome, ONLINE);
     assert_eq!(bench.deadline(7), Some(now.0 + TTL_MS));
     let entries = bench.entries();
-    assert_eq!(entries[1][1..], ["offline", "expired", &missed.to_string(), &(missed - TTL_MS).to_string()].map(ToString::to_string));
+    assert_eq!(
+        entries[1][1..],
+        ["offline", "expired", &missed.to_string(), &(missed - TTL_MS).to_string()].map(ToString::to_string)
+    );
     assert_eq!(entries[2][1..3], ["online", "heartbeat"].map(ToString::to_string));
     assert_eq!(entries.len(), 3);
 }

@@ -92,7 +92,10 @@ impl Bench {
         lines
             .chunks_exact(11)
             .map(|entry| {
-                assert_eq!([entry[1], entry[3], entry[5], entry[7], entry[9]], ["user", "to", "reason", "at", "seen"]);
+                assert_eq!(
+                    [entry[1], entry[3], entry[5], entry[7], entry[9]],
+                    ["user", "to", "reason", "at", "seen"]
+                );
                 [entry[2], entry[4], entry[6], entry[8], entry[10]].map(ToString::to_string)
             })
             .collect()

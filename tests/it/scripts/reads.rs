@@ -45,7 +45,8 @@ async fn the_online_list_is_ordered_paged_and_counted_on_one_shard_and_on_many()
         let live = live_set(&bench.redis, "sharded", shards);
         live.connected().await;
         for user in 1..=10 {
-            let (key, score) = (format!("presence:{{{}}}:live", user % i64::from(shards)), 9_000_000_000_000 + user);
+            let (key, score) =
+                (format!("presence:{{{}}}:live", user % i64::from(shards)), 9_000_000_000_000 + user);
             bench.redis.cli(&["ZADD", &key, &score.to_string(), &user.to_string()]);
         }
         bench.redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);

@@ -50,7 +50,10 @@ async fn the_missing_are_declared_offline_at_the_end_of_their_ttl_and_the_presen
     let users = [(7, Some(seen)), (8, Some(seen)), (9, Some(now)), (10, None)];
     assert_eq!(bench.live.reconcile(0, &epoch, &users).await.unwrap(), Some(3));
     let entries = bench.entries();
-    assert_eq!(entries[1][..4], ["7", "offline", "expired", &(seen.0 + TTL_MS).to_string()].map(ToString::to_string));
+    assert_eq!(
+        entries[1][..4],
+        ["7", "offline", "expired", &(seen.0 + TTL_MS).to_string()].map(ToString::to_string)
+    );
     for entry in &entries[2..] {
         assert!(entry[3].parse::<i64>().unwrap() <= now.0 + 60_000, "dated no later than now: {entry:?}");
     }
