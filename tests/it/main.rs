@@ -5,4 +5,5 @@ mod readme;
 mod rooms;
 mod scripts;
 mod servers;
+mod service;
 mod support;
