@@ -3,7 +3,9 @@
 //! Owns the group commit ([`batch`]), the merge of Redis and SQL into answers ([`read`]) and the upkeep of the fence
 //! ([`fence`]). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
-use crate::model::{Account, HeartbeatWord, Millis, OnlineStatus, Page, SessionKey, UserId, merge::Effective};
+use crate::model::{
+    Account, HeartbeatWord, Millis, OnlineStatus, Page, SessionKey, UserId, merge::Effective,
+};
 use crate::store::{AccountFilter, StoreError};
 
 /// What can go wrong when presence is asked.

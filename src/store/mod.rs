@@ -21,9 +21,9 @@ use async_trait::async_trait;
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 
 pub use types::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
-    NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation, RotationRequest, Session, Standing,
-    StoreError,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
+    NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
+    RotationRequest, Session, Standing, StoreError,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;

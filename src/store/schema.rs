@@ -16,7 +16,9 @@ pub fn migrate_error<DB: Dialect>(error: MigrateError) -> StoreError {
             other => other,
         },
         MigrateError::ExecuteMigration(source, version) => match store_error::<DB>(source) {
-            StoreError::Database(source) => StoreError::Migrate(MigrateError::ExecuteMigration(*source, version)),
+            StoreError::Database(source) => {
+                StoreError::Migrate(MigrateError::ExecuteMigration(*source, version))
+            }
             other => other,
         },
         other => StoreError::Migrate(other),

@@ -1,1 +1,4 @@
-//! x
+//! The one integration-test binary.
+
+mod store;
+mod support;

@@ -34,7 +34,9 @@ pub async fn any(lease: &mut PgLease) -> Result<bool> {
 
 pub async fn by_ids(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<Account>> {
     let rows: Vec<AccountRow> = lease
-        .rows(query_as(concat!("SELECT ", account_columns!(), " FROM users u WHERE u.id = ANY ($1)")).bind(ids))
+        .rows(
+            query_as(concat!("SELECT ", account_columns!(), " FROM users u WHERE u.id = ANY ($1)")).bind(ids),
+        )
         .await?;
     convert(rows)
 }
@@ -81,7 +83,8 @@ pub async fn list(lease: &mut PgLease, filter: &AccountFilter, page: Page) -> Re
 /// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
 fn push_matching(sql: &mut QueryBuilder<sqlx::Postgres>, filter: &AccountFilter) {
     sql.push(" FROM users u");
-    let corrections = filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
+    let corrections =
+        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
     if let Some(corrections) = corrections {
         let (users, words): (Vec<UserId>, Vec<&str>) =
             corrections.iter().map(|(user, status)| (*user, status.as_str())).unzip();

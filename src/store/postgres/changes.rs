@@ -56,9 +56,9 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor, prune: bool) -> Re
     let row: Option<(String, Vec<UserId>)> = lease
         .row(
             query_as(
-                "SELECT xmin::text, ARRAY(SELECT DISTINCT user_id FROM account_changes \
-                 WHERE xid >= CASE WHEN $1::xid8 <= xmin THEN $1::xid8 ELSE '0'::xid8 END) \
-                 FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin",
+                "SELECT oldest::text, ARRAY(SELECT DISTINCT user_id FROM account_changes \
+                 WHERE xid >= CASE WHEN $1::xid8 <= oldest THEN $1::xid8 ELSE '0'::xid8 END) \
+                 FROM pg_snapshot_xmin(pg_current_snapshot()) AS oldest",
             )
             .bind(&from),
         )
@@ -143,7 +143,8 @@ impl Watch {
             listener.listen(CHANNEL).await?;
             Ok(listener)
         };
-        let listener = timeout(self.timeout, setting_up).await.map_err(|_| too_slow())?.map_err(unavailable)?;
+        let listener =
+            timeout(self.timeout, setting_up).await.map_err(|_| too_slow())?.map_err(unavailable)?;
         Ok(Listening { listener, heard: Instant::now() })
     }
 }

@@ -21,8 +21,9 @@ use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
-    NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing, Store, StoreError, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing,
+    Store, StoreError, schema,
 };
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 use changes::Watch;
@@ -48,7 +49,9 @@ impl Dialect for sqlx::Postgres {
             // a standby.
             (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006") => Meaning::Unavailable,
             // Connection lost, out of resources, shutting down or starting up.
-            (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => Meaning::Unavailable,
+            (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => {
+                Meaning::Unavailable
+            }
             _ => Meaning::Refused,
         }
     }
@@ -99,7 +102,11 @@ impl Postgres {
         self.within(self.timeout, work).await
     }
 
-    async fn within<T>(&self, bound: Duration, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
+    async fn within<T>(
+        &self,
+        bound: Duration,
+        work: impl AsyncFnOnce(&mut PgLease) -> Result<T>,
+    ) -> Result<T> {
         let bounded = timeout(bound, async {
             let mut lease = Lease::take(&self.pool, &self.tally).await?;
             work(&mut lease).await
@@ -110,9 +117,8 @@ impl Postgres {
     /// Migrates on a connection of its own, because a migration may take longer than any statement of the service.
     async fn run_migrations(&self) -> Result<Vec<String>> {
         let connecting = timeout(self.timeout, PgConnection::connect_with(&self.connect)).await;
-        let mut connection = connecting
-            .map_err(|_| too_slow())?
-            .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let mut connection =
+            connecting.map_err(|_| too_slow())?.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         self.tally.count(1);
         let migrating = async {
             // The lock is the session's and counts its holders: the migrator takes it a second time, inside this one.

@@ -172,7 +172,9 @@ async fn end_in_transaction(
     let sids: Vec<String> = alive.into_iter().map(|(sid,)| sid).collect();
     lease
         .execute(
-            query("UPDATE login_sessions SET ended_at = $2 WHERE sid = ANY ($1)").bind(&sids).bind(now.to_utc()),
+            query("UPDATE login_sessions SET ended_at = $2 WHERE sid = ANY ($1)")
+                .bind(&sids)
+                .bind(now.to_utc()),
         )
         .await?;
     lease.execute(query("DELETE FROM refresh_tokens WHERE sid = ANY ($1)").bind(&sids)).await?;

@@ -13,9 +13,13 @@ const RETURNING: &str = " RETURNING id, username, email, role, status, is_active
 
 pub async fn create(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
     check_new(new)?;
-    let mut sql = QueryBuilder::new("INSERT INTO users (username, email, password_hash, role, status) VALUES (");
+    let mut sql =
+        QueryBuilder::new("INSERT INTO users (username, email, password_hash, role, status) VALUES (");
     let mut values = sql.separated(", ");
-    values.push_bind(new.username.clone()).push_bind(new.email.clone()).push_bind(new.password_hash.0.clone());
+    values
+        .push_bind(new.username.clone())
+        .push_bind(new.email.clone())
+        .push_bind(new.password_hash.0.clone());
     values.push_bind(new.role.as_str()).push_bind(new.status.as_str());
     sql.push(")").push(RETURNING);
     lease.row::<AccountRow>(sql.build_query_as()).await?.ok_or_else(no_row)?.try_into()
@@ -81,7 +85,8 @@ pub async fn list(lease: &mut SqliteLease, filter: &AccountFilter, page: Page) -
 /// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
 fn push_matching(sql: &mut QueryBuilder<sqlx::Sqlite>, filter: &AccountFilter) {
     sql.push(" FROM users u");
-    let corrections = filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
+    let corrections =
+        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
     if let Some(corrections) = corrections {
         let pairs: Vec<(UserId, &str)> =
             corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
@@ -107,7 +112,9 @@ fn push_matching(sql: &mut QueryBuilder<sqlx::Sqlite>, filter: &AccountFilter) {
             sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
         }
         if let Some(since) = presence.mirror_counts_since {
-            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ").push_bind(text(since)).push(" THEN 'offline'");
+            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ")
+                .push_bind(text(since))
+                .push(" THEN 'offline'");
         }
         sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
     }

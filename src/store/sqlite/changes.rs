@@ -109,7 +109,12 @@ struct Looking {
 impl Watch {
     /// Opens nothing yet.
     pub fn new(connect: SqliteConnectOptions) -> Self {
-        Self { connect, looking: Mutex::new(None), written: Notify::new(), pruned: SyncMutex::new(Instant::now()) }
+        Self {
+            connect,
+            looking: Mutex::new(None),
+            written: Notify::new(),
+            pruned: SyncMutex::new(Instant::now()),
+        }
     }
 
     /// Tells the waiting call that accounts may have been written: it looks now.
@@ -155,8 +160,7 @@ impl Watch {
             Some(looking) => looking.connection,
             None => SqliteConnection::connect_with(&self.connect).await?,
         };
-        let (last,): (i64,) =
-            query_as(concat!("SELECT ", end_of_log!())).fetch_one(&mut connection).await?;
+        let (last,): (i64,) = query_as(concat!("SELECT ", end_of_log!())).fetch_one(&mut connection).await?;
         Ok(Looking { connection, last })
     }
 }

@@ -17,17 +17,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::Connection;
 use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow, NewAccount,
-    NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing, Store, StoreError, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing,
+    Store, StoreError, schema,
 };
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 use changes::Watch;
@@ -68,10 +69,13 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the file, and makes it and its folder where they are missing.
     pub async fn open(url: &str, options: &Options) -> Result<Self> {
-        let connect = SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
+        let connect =
+            SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
         let path = connect.get_filename().to_owned();
         if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Url("a database in memory cannot be shared by several connections".into()));
+            return Err(StoreError::Url(
+                "a database in memory cannot be shared by several connections".into(),
+            ));
         }
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
             let made = tokio::fs::create_dir_all(folder).await;
@@ -286,7 +290,8 @@ impl Store for Sqlite {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await).await
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await)
+            .await
     }
 
     async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {

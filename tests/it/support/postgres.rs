@@ -281,7 +281,6 @@ async fn launch(folder: &Path, port: u16) -> Result<Tether, String> {
         // Loopback alone: a socket's path would have a length limit, and nobody asks for one.
         "unix_socket_directories=",
         "fsync=off",
-        "synchronous_commit=off",
         "full_page_writes=off",
         "max_connections=300",
         "shared_buffers=32MB",
