@@ -20,7 +20,7 @@ use crate::store::{AccountChanges, ChangeCursor, Result, Standing};
 
 const CHANNEL: &str = "presence_account_changes";
 /// The log is pruned this often, by each process that reads it.
-const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// After so long without a notice the server is asked whether the connection still stands (a bare `Sync`, no statement).
 const SILENCE: Duration = Duration::from_secs(15);

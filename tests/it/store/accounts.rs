@@ -16,6 +16,7 @@ on_both!(
     lists_are_ordered_by_id_and_pages_past_the_end_are_empty,
     a_list_by_standing_counts_all_pages,
     corrections_outweigh_the_mirror_and_the_rule_outweighs_both,
+    thousands_of_corrections_are_no_burden,
     a_mirror_that_is_too_old_counts_as_offline,
     a_patch_changes_what_it_names,
     a_patch_of_nobody_changes_nothing,
@@ -168,6 +169,15 @@ async fn corrections_outweigh_the_mirror_and_the_rule_outweighs_both(db: Db) {
     assert_eq!(names(&db, &presence(Offline, &corrections, None)).await, ["online", "banned"]);
     let both = AccountFilter { search: Some("O".into()), ..presence(Offline, &corrections, None) };
     assert_eq!(names(&db, &both).await, ["online"]);
+}
+
+/// The store's own bound is the measure: a comparison of each account with each correction takes longer.
+async fn thousands_of_corrections_are_no_burden(db: Db) {
+    db.users(20_000).await;
+    let corrections: Vec<_> = (5_001..25_000).map(|id| (id, OnlineStatus::Online)).collect();
+    let filter = presence(OnlineStatus::Online, &corrections, Some(1_000));
+    let list = db.store.list_accounts(&filter, Page { number: 2, size: 1_000 }).await.unwrap();
+    assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
 }
 
 async fn a_mirror_that_is_too_old_counts_as_offline(db: Db) {

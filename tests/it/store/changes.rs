@@ -169,13 +169,13 @@ async fn the_cursor_stands_after_the_log_was_pruned(db: Db) {
 /// Sets the watch up: the first wait returns at once.
 async fn watching(store: &dyn Store) {
     let began = Instant::now();
-    store.wait_for_account_change(Duration::from_secs(60)).await.unwrap();
+    store.wait_for_account_change(Duration::from_mins(1)).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 async fn woken_within_a_second(store: &dyn Store, change: impl Future<Output = ()>) {
     let waiting = async {
-        store.wait_for_account_change(Duration::from_secs(60)).await.unwrap();
+        store.wait_for_account_change(Duration::from_mins(1)).await.unwrap();
         Instant::now()
     };
     let changing = async {
@@ -225,7 +225,7 @@ async fn nothing_wakes_nobody(db: Db) {
 async fn a_wait_that_was_given_up_misses_nothing(db: Db) {
     watching(&*db.store).await;
     for _ in 0..3 {
-        let wait = db.store.wait_for_account_change(Duration::from_secs(60));
+        let wait = db.store.wait_for_account_change(Duration::from_mins(1));
         assert!(tokio::time::timeout(Duration::from_millis(20), wait).await.is_err());
     }
     db.user("ada").await;

@@ -219,13 +219,7 @@ async fn persisters_of_many_shards_and_account_changes_do_not_wait_in_a_circle(d
 }
 
 async fn a_large_batch_is_one_step(db: Db) {
-    let insert = if db.url.starts_with("sqlite") {
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) \
-         INSERT INTO users (username, email, password_hash) SELECT 'u' || i, 'u' || i, 'x' FROM n"
-    } else {
-        "INSERT INTO users (username, email, password_hash) SELECT 'u' || i, 'u' || i, 'x' FROM generate_series(1, 10000) i"
-    };
-    db.sql(insert).await;
+    db.users(10_000).await;
     let batch: Vec<_> =
         (1..=10_000u64).map(|id| transition(1_000 + id, i64::try_from(id).unwrap(), Online)).collect();
     assert_eq!(db.store.record(0, &batch).await.unwrap().recorded, 10_000);
@@ -242,8 +236,13 @@ async fn a_blocked_user_is_recorded_like_any_other(db: Db) {
     assert_eq!(db.history(ada).await, ["offline>online heartbeat 1000", "online>offline blocked 2000"]);
 }
 
+/// One entry of a made-up stream: which of three users, the new status, the heartbeat that it knows.
+type Word = (usize, OnlineStatus, Option<i64>);
+/// Where a batch ends, and how far it reaches back over what was written already.
+type Cut = (usize, usize);
+
 /// A stream of three users, and where it is cut into batches (each written together with some of what came before).
-fn any_stream() -> impl Strategy<Value = (Vec<(usize, OnlineStatus, Option<i64>)>, Vec<(usize, usize)>)> {
+fn any_stream() -> impl Strategy<Value = (Vec<Word>, Vec<Cut>)> {
     let entry = (0..3usize, prop::sample::select(OnlineStatus::ALL.to_vec()), prop::option::of(0..5_000i64));
     (prop::collection::vec(entry, 0..30), prop::collection::vec((0..30usize, 0..6usize), 0..5))
 }
@@ -261,7 +260,7 @@ fn what_sql_holds_is_what_the_chain_says() {
     outcome.unwrap();
 }
 
-async fn check(db: &Db, case: u64, words: &[(usize, OnlineStatus, Option<i64>)], cuts: &[(usize, usize)]) {
+async fn check(db: &Db, case: u64, words: &[Word], cuts: &[Cut]) {
     let mut users: Vec<UserId> = Vec::new();
     for index in 0..3 {
         users.push(db.user(&format!("case{case}user{index}")).await);
@@ -276,10 +275,11 @@ async fn check(db: &Db, case: u64, words: &[(usize, OnlineStatus, Option<i64>)],
     let mut ends: Vec<_> = cuts.iter().map(|(end, back)| ((*end).min(stream.len()), *back)).collect();
     ends.sort_unstable();
     ends.push((stream.len(), stream.len()));
-    let mut recorded = 0;
+    let (mut recorded, mut done) = (0, 0);
     for (end, back) in ends {
-        recorded +=
-            db.store.record(0, &stream[end.saturating_sub(back.max(30))..end]).await.unwrap().recorded;
+        let batch = &stream[done - back.min(done)..end];
+        recorded += db.store.record(0, batch).await.unwrap().recorded;
+        done = end;
     }
     let mut rows = 0;
     let mut by_user: BTreeMap<UserId, Vec<&Transition>> = BTreeMap::new();

@@ -119,6 +119,19 @@ impl Db {
         self.store.create_account(&NewAccount { status, ..new_account(name) }).await.unwrap()
     }
 
+    /// Accounts with the ids from 1 to `count`, in a database that has none.
+    pub async fn users(&self, count: u32) {
+        let numbers = match self.operator {
+            Operator::Sqlite(_) => {
+                format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+            }
+            Operator::Postgres(_) => format!("WITH n (i) AS (SELECT generate_series(1, {count}))"),
+        };
+        let insert =
+            "INSERT INTO users (username, email, password_hash) SELECT 'u' || i, 'u' || i, 'x' FROM n";
+        self.sql(&format!("{numbers} {insert}")).await;
+    }
+
     /// `from>to reason ms` of each row of the user's history, in its order.
     pub async fn history(&self, user: UserId) -> Vec<String> {
         let ms = match self.operator {

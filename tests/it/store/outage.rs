@@ -106,7 +106,7 @@ async fn a_restart_costs_one_failed_call_at_most_and_no_watch() {
     store.wait_for_account_change(BOUND).await.unwrap();
     let watching = {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.wait_for_account_change(Duration::from_secs(60)).await })
+        tokio::spawn(async move { store.wait_for_account_change(Duration::from_mins(1)).await })
     };
     tokio::task::yield_now().await;
     server.restart().await;
@@ -123,10 +123,10 @@ async fn a_restart_costs_one_failed_call_at_most_and_no_watch() {
     }
     assert!(failed <= 1, "{failed} calls failed");
     // The watch sets itself up anew, and says so by returning at once.
-    store.wait_for_account_change(Duration::from_secs(60)).await.unwrap();
+    store.wait_for_account_change(Duration::from_mins(1)).await.unwrap();
     let patch = presenced::store::AccountPatch { is_active: Some(false), ..Default::default() };
     let (woken, changed) = tokio::join!(
-        store.wait_for_account_change(Duration::from_secs(60)),
+        store.wait_for_account_change(Duration::from_mins(1)),
         store.update_account(ada, &patch),
     );
     woken.unwrap();
