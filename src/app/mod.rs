@@ -1,1 +1,24 @@
-//! To come.
+//! The one place that builds and wires: settings in, a running service out.
+
+mod backing;
+mod cli;
+mod commands;
+mod serve;
+mod settings;
+
+pub use cli::{Cli, Command};
+pub use settings::{Secret, Settings};
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Whatever keeps it from being done, with what to do about it.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    cli.settings.check()?;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::serve(&cli.settings).await,
+        Command::CheckOfflineUsers => commands::check_offline_users(&cli.settings).await,
+        Command::CreateUser(user) => commands::create_user(&cli.settings, user).await,
+        Command::Migrate => commands::migrate(&cli.settings).await,
+    }
+}

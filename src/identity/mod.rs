@@ -1,1 +1,170 @@
-//! To come.
+//! Identity: who an account is, and who may speak for it.
+//!
+//! Owns passwords ([`password`]), tokens ([`token`]), what may stand in an account's fields ([`rules`]), accounts
+//! ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
+//! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
+
+pub mod accounts;
+#[cfg(test)]
+mod fake;
+pub mod password;
+pub mod rules;
+pub mod sessions;
+pub mod token;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Account, Millis, SessionKey, UserId};
+use crate::store::{Store, StoreError};
+
+pub use accounts::{AccountEdit, NewAccount, Registration, Updated};
+pub use rules::FieldErrors;
+pub use sessions::{SignedIn, TokenPair};
+pub use token::TokenError;
+
+use password::Passwords;
+use token::{Keyring, Kind};
+
+type Result<T> = std::result::Result<T, IdentityError>;
+
+/// What can go wrong when identity is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Fields that do not hold what they must.
+    #[error("these fields are not valid: {0}")]
+    Invalid(FieldErrors),
+    /// A unique field is another account's already.
+    #[error("this {field} is taken")]
+    Taken {
+        /// `username` or `email`.
+        field: &'static str,
+    },
+    /// No such account, or not its password: which of the two is not said.
+    #[error("the credentials are wrong")]
+    WrongCredentials,
+    /// The account may not be present.
+    #[error("this account may not sign in")]
+    Blocked,
+    /// A token that is not good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// A refresh token was used again after the grace: its session has ended in SQL, and presence must end it too.
+    #[error("this refresh token had been used before")]
+    RefreshReused(SessionKey),
+    /// The session that a refresh token names has ended.
+    #[error("this session has ended")]
+    SessionEnded,
+    /// A refresh token that is good, but of another session than the caller's.
+    #[error("this refresh token belongs to another session")]
+    ForeignRefresh,
+    /// More passwords wait to be checked than may.
+    #[error("too many passwords wait to be checked")]
+    Overloaded,
+    /// The machine failed: no randomness, no memory, a dead thread.
+    #[error("internal failure: {0}")]
+    Internal(String),
+    /// SQL is away, or failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for IdentityError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Taken { field } => Self::Taken { field },
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// How identity is set up. Its `Debug` shows no secret.
+#[derive(Clone)]
+pub struct Settings {
+    /// How long an access token is good for.
+    pub access_ttl: Duration,
+    /// How long a refresh token is good for.
+    pub refresh_ttl: Duration,
+    /// For how long after its first use a refresh token may be used again.
+    pub refresh_grace: Duration,
+    /// The HS256 secret that signs, 32 bytes or more.
+    pub secret: String,
+    /// Further secrets whose tokens are taken.
+    pub trusted_secrets: Vec<String>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("access_ttl", &self.access_ttl)
+            .field("refresh_ttl", &self.refresh_ttl)
+            .field("refresh_grace", &self.refresh_grace)
+            .field("trusted_secrets", &self.trusted_secrets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The service; clones share one inside.
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    keyring: Keyring,
+    passwords: Passwords,
+    access_ttl: Duration,
+    refresh_ttl: Duration,
+    refresh_grace: Duration,
+}
+
+impl Identity {
+    /// Identity over this database.
+    pub fn new(store: Arc<dyn Store>, settings: &Settings) -> Self {
+        let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets);
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                keyring,
+                passwords: Passwords::new(),
+                access_ttl: settings.access_ttl,
+                refresh_ttl: settings.refresh_ttl,
+                refresh_grace: settings.refresh_grace,
+            }),
+        }
+    }
+
+    /// Who speaks by this access token. Asks nobody: neither SQL nor Redis.
+    ///
+    /// # Errors
+    /// [`TokenError`], whose text says what is wrong with it.
+    pub fn verify_access(&self, token: &str) -> std::result::Result<SessionKey, TokenError> {
+        self.inner.keyring.verify(token, Kind::Access, now())
+    }
+
+    /// One account as SQL has it now.
+    pub async fn account(&self, id: UserId) -> Result<Option<Account>> {
+        Ok(self.inner.store.account(id).await?)
+    }
+}
+
+/// The time of this machine: tokens and login sessions live by it (they are no presence; invariant 7 is not theirs).
+fn now() -> Millis {
+    Millis::from_utc(chrono::Utc::now())
+}
+
+/// A span in whole milliseconds.
+fn span_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// 128 random bits as 22 characters of base64url: the name of a session or of a token.
+fn random_name() -> Result<String> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| IdentityError::Internal(format!("no randomness: {error}")))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}

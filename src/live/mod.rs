@@ -1,1 +1,85 @@
-//! To come.
+//! Everything Redis: the live set, its scripts, the stream of transitions, expiry events, connections, and the embedded
+//! server.
+//!
+//! The only room that knows fred, a key name or a script. Keeps invariant 7 (every instant is Redis's own), invariant 3
+//! (a change of the live set and its transition are one script run) and invariant 10 (plain keys, no `SCAN`, no
+//! `KEYS`). Knows nothing of SQL or HTTP.
+
+mod deadlines;
+mod embedded;
+mod events;
+mod fence;
+mod keys;
+mod link;
+mod live_set;
+mod scripts;
+mod stream;
+
+use std::time::Duration;
+
+pub use deadlines::{Due, Epoch};
+pub use embedded::EmbeddedRedis;
+pub use events::{Event, ExpiryEvents};
+pub use fence::{Fence, Verdict};
+pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
+pub use stream::{Turn, Work};
+
+/// What can go wrong with Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The connection is lost; it is being set up again.
+    #[error("there is no connection to Redis")]
+    Down,
+    /// Redis took too long to answer.
+    #[error("Redis did not answer in time")]
+    Timeout,
+    /// Redis refuses to write for now: loading, read-only, out of memory, or a failover under way.
+    #[error("Redis refuses commands for now: {0}")]
+    Refused(String),
+    /// Redis answered with an error, or with something unexpected.
+    #[error("Redis answered with an error: {0}")]
+    Redis(String),
+    /// The URL cannot be used.
+    #[error("REDIS_URL cannot be used: {0}")]
+    Url(String),
+    /// The embedded server did not start.
+    #[error("{0}")]
+    Embedded(String),
+}
+
+impl From<fred::error::Error> for LiveError {
+    fn from(error: fred::error::Error) -> Self {
+        use fred::error::ErrorKind;
+        let details = error.details();
+        let refused =
+            ["LOADING", "READONLY", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+        if refused.iter().any(|word| details.starts_with(word)) {
+            return Self::Refused(details.to_string());
+        }
+        match error.kind() {
+            ErrorKind::Timeout => Self::Timeout,
+            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure => Self::Down,
+            ErrorKind::Url | ErrorKind::Config => Self::Url(details.to_string()),
+            _ => Self::Redis(details.to_string()),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, LiveError>;
+
+/// How the live set is reached and kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`.
+    pub url: String,
+    /// How long a user stays present after the last heartbeat.
+    pub ttl: Duration,
+    /// How many shards; 1 on a single server.
+    pub shards: u32,
+    /// How long an ended session's tokens can still be presented: the lifetime of an access token.
+    pub ended_ttl: Duration,
+    /// This process's name among the persisters.
+    pub instance: String,
+    /// How long a command may take.
+    pub command_timeout: Duration,
+}

@@ -1,12 +1,27 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
-//! Owns the group commit ([`batch`]), the merge of Redis and SQL into answers ([`read`]) and the upkeep of the fence
-//! ([`fence`]). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
+//! Owns the group commit (`batch`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
+//! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
-use crate::model::{
-    Account, HeartbeatWord, Millis, OnlineStatus, Page, SessionKey, UserId, merge::Effective,
-};
-use crate::store::{AccountFilter, StoreError};
+mod batch;
+mod fence;
+mod read;
+mod trouble;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::batch::Batcher;
+use self::fence::FenceKeeper;
+use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
+use crate::model::{Account, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective};
+use crate::store::{AccountFilter, Store, StoreError};
+
+pub use self::trouble::Trouble;
+
+/// How long a heartbeat may take in all, queue and Redis together: API.md allows 2 s where Redis hangs.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_millis(1_800);
+const HEALTH_PATIENCE: Duration = Duration::from_millis(1_900);
 
 /// What can go wrong when presence is asked.
 #[derive(Debug, thiserror::Error)]
@@ -89,75 +104,139 @@ pub struct Health {
 
 /// The service; clones share one inside.
 #[derive(Clone)]
-pub struct PresenceService {}
+pub struct PresenceService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    live: LiveSet,
+    store: Arc<dyn Store>,
+    fence: FenceKeeper,
+    batcher: Batcher,
+    redis_trouble: Trouble,
+}
 
 impl PresenceService {
+    /// Puts the service together; `ended_ttl` is the lifetime of an access token.
+    pub fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
+        let fence = FenceKeeper::new(live.clone(), store.clone(), ended_ttl);
+        let batcher = Batcher::start(&live, &fence);
+        let redis_trouble = Trouble::new("Redis does not answer; reads come from SQL, marked degraded");
+        Self { inner: Arc::new(Inner { live, store, fence, batcher, redis_trouble }) }
+    }
+
     /// Records a heartbeat: one entry in the group commit.
     ///
     /// # Errors
     /// [`PresenceError::Blocked`], [`PresenceError::SessionEnded`], [`PresenceError::RedisUnavailable`],
     /// [`PresenceError::Overloaded`].
     pub async fn heartbeat(&self, who: &SessionKey, word: HeartbeatWord) -> Result<Beat, PresenceError> {
-        let _ = (who, word);
-        todo!()
+        let beat = self.inner.batcher.submit(Heartbeat { who: who.clone(), word });
+        tokio::time::timeout(HEARTBEAT_PATIENCE, beat)
+            .await
+            .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("it did not answer in time".into())))
     }
 
     /// Lets a reader in: an activity touch; where Redis is away, SQL says whether account and session still may.
     pub async fn admit_reader(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        let _ = who;
-        todo!()
+        match self.heartbeat(who, HeartbeatWord::Touch).await {
+            Ok(_) => Ok(()),
+            Err(PresenceError::RedisUnavailable(_)) => self.admit_by_sql(who).await,
+            Err(refused) => Err(refused),
+        }
+    }
+
+    async fn admit_by_sql(&self, who: &SessionKey) -> Result<(), PresenceError> {
+        let store = &self.inner.store;
+        let account = store.account(who.user).await?.ok_or(PresenceError::NoSuchAccount)?;
+        if !account.may_be_present() {
+            return Err(PresenceError::Blocked);
+        }
+        match &who.sid {
+            Some(sid) if store.session_has_ended(who.user, sid).await? => Err(PresenceError::SessionEnded),
+            _ => Ok(()),
+        }
     }
 
     /// Whether account and session still may, without counting as activity (for a logout).
     pub async fn check(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        let _ = who;
-        todo!()
+        let (blocked, ended) = self.inner.live.refuses(who.user, who.sid.as_ref()).await?;
+        match (blocked, ended) {
+            (_, true) => Err(PresenceError::SessionEnded),
+            (true, _) => Err(PresenceError::Blocked),
+            _ => Ok(()),
+        }
     }
 
-    /// A session ends: its tokens stop working, and the user is offline unless another session is alive.
+    /// A session ends: its tokens stop working, and the user is offline unless another session is alive. Without a
+    /// `sid` there is no session that could end.
     pub async fn leave(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        let _ = who;
-        todo!()
+        if let Some(sid) = &who.sid {
+            self.inner.live.leave(who.user, sid).await?;
+        }
+        Ok(())
     }
 
     /// An administrator sets a status.
     pub async fn set_status(&self, user: UserId, to: OnlineStatus) -> Result<User, PresenceError> {
-        let _ = (user, to);
-        todo!()
+        let account = self.inner.store.account(user).await?.ok_or(PresenceError::NoSuchAccount)?;
+        if to.is_online() && !account.may_be_present() {
+            return Err(PresenceError::Blocked);
+        }
+        let mut outcome = self.inner.live.set_status(user, to).await?;
+        if outcome != StatusOutcome::Done {
+            // No fence yet, or one that has not heard what SQL has just said.
+            self.inner.fence.apply(&[user]).await?;
+            outcome = self.inner.live.set_status(user, to).await?;
+        }
+        match outcome {
+            StatusOutcome::Done => {}
+            StatusOutcome::Blocked => return Err(PresenceError::Blocked),
+            StatusOutcome::Unfenced => {
+                return Err(PresenceError::RedisUnavailable(
+                    "it has lost its data and is being prepared".into(),
+                ));
+            }
+        }
+        let read = self.read(vec![account]).await?;
+        read.value.into_iter().next().ok_or(PresenceError::NoSuchAccount)
     }
 
-    /// Brings the fence in Redis, and with it the live set, in line with what SQL now says of these accounts.
-    pub async fn account_changed(&self, users: &[UserId]) -> Result<(), PresenceError> {
-        let _ = users;
-        todo!()
+    /// Brings the fence in Redis, and with it the live set, in line with what SQL now says of these accounts. Returns
+    /// how many were taken offline by it.
+    pub async fn account_changed(&self, users: &[UserId]) -> Result<u64, PresenceError> {
+        self.inner.fence.apply(users).await
     }
 
-    /// The effective status of these accounts, in their order.
-    pub async fn read(&self, accounts: Vec<Account>) -> Result<Reading<Vec<User>>, PresenceError> {
-        let _ = accounts;
-        todo!()
+    /// Follows SQL's log of account changes to its end; for the loop that watches it.
+    pub async fn follow_account_changes(&self) -> Result<u64, PresenceError> {
+        self.inner.fence.follow().await
     }
 
-    /// One account with its status.
-    pub async fn user(&self, id: UserId) -> Result<Reading<Option<User>>, PresenceError> {
-        let _ = id;
-        todo!()
-    }
-
-    /// A page of all accounts that match.
-    pub async fn list(&self, query: &ListQuery, page: Page) -> Result<Reading<Listing>, PresenceError> {
-        let _ = (query, page);
-        todo!()
-    }
-
-    /// A page of who is online or away, most recently seen first.
-    pub async fn online(&self, page: Page) -> Result<Reading<Listing>, PresenceError> {
-        let _ = page;
-        todo!()
+    /// Redis was away: makes sure of the fence. Where it may have lost data, all of it is built anew.
+    pub async fn restore_fence(&self, data_may_be_lost: bool) -> Result<(), PresenceError> {
+        if data_may_be_lost {
+            return self.inner.fence.rebuild().await;
+        }
+        self.inner.fence.follow().await?;
+        self.inner.fence.end_sessions_again().await
     }
 
     /// Asks each dependency; answers within 2 s whatever their state.
     pub async fn health(&self) -> Health {
-        todo!()
+        let redis = async { self.inner.live.ping().await.map_err(|error| error.to_string()) };
+        let database = async { self.inner.store.ping().await.map_err(|error| error.to_string()) };
+        let late = || Err("no answer in time".to_string());
+        let (redis, database) = tokio::join!(
+            tokio::time::timeout(HEALTH_PATIENCE, redis),
+            tokio::time::timeout(HEALTH_PATIENCE, database)
+        );
+        Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
+    }
+}
+
+impl From<LiveError> for PresenceError {
+    fn from(error: LiveError) -> Self {
+        Self::RedisUnavailable(error.to_string())
     }
 }

@@ -1,4 +1,9 @@
-//! The one integration-test binary.
+//! The integration tests: one binary, so that it links once.
 
+mod house;
+mod readme;
+mod rooms;
+mod scripts;
+mod servers;
 mod store;
 mod support;

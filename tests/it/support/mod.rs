@@ -1,7 +1,24 @@
-//! What the integration tests stand on.
+//! What the integration tests stand on: real servers of their own, the real binary, and bounded waiting.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`tether`] | a child process that ends when its test ends, however that ends |
+//! | [`postgres`] | a fresh database per test on one private server, or a server of the test's own |
+//! | [`redis`] | a private redis-server per test |
+//! | [`process`] | the real `presenced` binary |
+//! | [`http`] | a client for its API |
+//! | [`poll`] | waiting with a bound: the only place that sleeps |
+//! | [`session`] | the runner for scripted sessions in Markdown |
+//!
+//! No system service is used, and a missing server is a failure, never a skip. `scripts/install test` installs what
+//! is missing.
 
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
+pub mod http;
 pub mod poll;
 pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod session;
 pub mod tether;

@@ -25,7 +25,9 @@ pub fn eventually<T, S: Debug>(
             match timeout_at(deadline, probe()).await {
                 Ok(Ok(value)) => return value,
                 Ok(Err(value)) => seen = Some(value),
-                Err(_) => panic!("{caller}: no answer within {bound:?}; last seen: {seen:?}"),
+                Err(elapsed) => {
+                    panic!("{caller}: {elapsed}: no answer within {bound:?}; last seen: {seen:?}")
+                }
             }
             assert!(Instant::now() < deadline, "{caller}: not within {bound:?}; last seen: {seen:?}");
             sleep(PAUSE).await;

@@ -23,19 +23,23 @@ use super::poll::eventually;
 /// input without one (the test died) it removes the folder as well, as nobody else is left to do it. `exit` is written
 /// before the keeper may signal, because an id that was waited for can belong to somebody else by then. A stopped
 /// process keeps a signal for later, hence the CONT. The last line ends whatever the server has left in its group.
+/// The death of a test whose server is stopped makes the system send HUP to the keeper's group: it must outlive that,
+/// and needs no helper that would not, such as `cat`.
 /// A test that dies before the server has begun: the write to the closed pipe ends it before it does.
 const KEEPER: &str = r#"
 folder=$1 signal=$2; shift 2
 exec 3<&0 4>&1 1>/dev/null
+trap : HUP
 (
+    trap : HUP
     sh -c 'echo $$ >"$0/pid"; echo $$ >&4; exec "$@" 3<&- 4>&-' "$folder" "$@" </dev/null >"$folder/stdout" 2>"$folder/stderr"
     echo $? >"$folder/exit.new" && mv "$folder/exit.new" "$folder/exit"
 ) 2>/dev/null &
 exec 4>&-
 ordered=
 read -r ordered <&3
-if ! [ -e "$folder/exit" ]; then
-    kill -s "$signal" "$(cat "$folder/pid")"; kill -s CONT "$(cat "$folder/pid")"
+if ! [ -e "$folder/exit" ] && read -r pid <"$folder/pid"; then
+    kill -s "$signal" "$pid"; kill -s CONT "$pid"
 fi 2>/dev/null
 wait
 [ -n "$ordered" ] || rm -rf "$folder"
@@ -95,6 +99,12 @@ impl Tether {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
+        // What a developer has set for a service of their own is not for the tests.
+        for (name, _) in std::env::vars().filter(|(name, _)| is_setting(name)) {
+            if !start.env.iter().any(|(given, _)| *given == name) {
+                command.env_remove(name);
+            }
+        }
         if let Some(user) = start.user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -143,6 +153,7 @@ impl Tether {
     }
 
     /// Ties the server to the life of another process instead of this one. Its folder goes with it.
+    #[expect(clippy::zombie_processes, reason = "the watcher outlives this process by design")]
     pub fn hand_over_to(mut self, process: u32) {
         let rope = self.rope.take().expect("handed over once");
         Command::new("sh")
@@ -164,6 +175,11 @@ impl Drop for Tether {
             let _ = self.keeper.wait();
         }
     }
+}
+
+/// Whether this variable is a setting of the service.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("PRESENCE_") || matches!(name, "DATABASE_URL" | "REDIS_URL")
 }
 
 /// Sends a signal by its name to a process. Through the shell, whose `kill` is built in: a slim system has no other.

@@ -1,0 +1,37 @@
+# `make run` and `make test` are all it takes; each installs what is missing (scripts/install).
+#
+# ARGS is passed on: make run ARGS='--help', make test ARGS='rooms'.
+
+# Where rustup puts cargo, for shells that were not told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+NEXTEST_PROFILE ?= $(if $(CI),ci,default)
+export NEXTEST_PROFILE
+
+.PHONY: help run test check fmt deny
+
+help: ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST))
+
+# The service replaces the shell that make started, so that it gets the signals: a terminal's Ctrl-C directly, a
+# SIGTERM of make through make, which then waits for the service to end.
+run: ## Build and start the service; every setting is an environment variable or in ARGS
+	@scripts/install run
+	@cargo build --release --locked --bin presenced
+	@exec "$${CARGO_TARGET_DIR:-target}/release/presenced" $(ARGS)
+
+# The tests come last, so that the output ends with their summary. Everything uses the dev profile, and the lints and
+# the documentation share what they compile of the dependencies.
+test: check ## Formatting, lints, documentation, and all tests on real servers
+	@cargo nextest run --locked $(ARGS)
+
+check: ## Formatting, lints and documentation
+	@scripts/install test
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+fmt: ## Format the sources
+	@cargo fmt
+
+deny: ## Licences, sources and advisories of the dependencies: deny.toml (needs cargo install --locked cargo-deny)
+	@cargo deny --locked check

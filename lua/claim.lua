@@ -1,0 +1,20 @@
+-- Claims passed deadlines: turns each into exactly one offline transition, whoever else tries the same.
+--
+-- KEYS  1 live (zset)  2 transitions (stream), then the presence key (hash) of each user
+-- ARGV  1 ttl_ms, then the id of each user
+-- Reply how many were claimed by this call
+-- Appends offline (expired, at the deadline) for each user whose deadline has passed. A user who came back has a later
+--       deadline and is left alone; one whom another call claimed has none. Run again it finds nothing.
+-- Cost  O(log n) a user; deleting the key is also the touch that makes Redis publish its expiry
+local live, transitions, ttl_ms = KEYS[1], KEYS[2], tonumber(ARGV[1])
+local now = now_ms()
+local claimed = 0
+for i = 2, #ARGV do
+  local user = ARGV[i]
+  local deadline = tonumber(redis.call('ZSCORE', live, user) or nil)
+  if deadline and deadline < now then
+    end_presence(live, transitions, KEYS[i + 1], user, 'expired', now, ttl_ms)
+    claimed = claimed + 1
+  end
+end
+return claimed

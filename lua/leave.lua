@@ -1,0 +1,36 @@
+-- Ends one session: its tokens are refused from now on, and the user leaves unless another session is alive.
+--
+-- KEYS  1 live (zset)  2 transitions (stream)  3 presence key (hash)  4 ended mark of the session (string)
+-- ARGV  1 user id  2 sid  3 ttl_ms  4 how long the ended mark must stand, ms (the lifetime of an access token)
+-- Reply 0 the session was not in the key, 1 the user has left, 2 other sessions keep the user present
+-- Appends offline (logout) where it was the last session, or (expired) where the deadline had passed unclaimed; away
+--       where it was the last one that was online. Run again it finds the session gone.
+-- Cost  O(sessions of the user)
+local live, transitions, key, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local user, sid = ARGV[1], ARGV[2]
+local ttl_ms, ended_ttl_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
+local now = now_ms()
+local field = 's:' .. sid
+
+redis.call('SET', ended, now, 'PX', ended_ttl_ms)
+local have = redis.pcall('HMGET', key, field, 'status')
+local value, was = have[1], have[2]
+if not value then
+  return 0
+end
+local others = survey(key, now, field)
+redis.call('HDEL', key, field)
+if not others.status then
+  end_presence(live, transitions, key, user, 'logout', now, ttl_ms, session_seen(value))
+  return 1
+end
+-- The deadline falls back to that of the latest session left; it never moves ahead without a heartbeat.
+local promised = tonumber(redis.call('ZSCORE', live, user) or nil) or (now + ttl_ms)
+local deadline = math.min(promised, others.latest + others.lifetime_ms)
+redis.call('ZADD', live, deadline, user)
+redis.call('PEXPIREAT', key, deadline)
+if others.status ~= was then
+  redis.call('HSET', key, 'status', others.status, 'since', now)
+  append(transitions, user, others.status, 'logout', now, others.latest)
+end
+return 2

@@ -1,0 +1,54 @@
+-- The sessions inside a presence key: fields `s:<sid>` (and `admin`, a presence that an administrator lent). A value is
+-- the session's last heartbeat in ms, followed by ` away` where its last word was away.
+
+local function session_value(status, seen)
+  return status == 'away' and string.format('%d away', seen) or seen
+end
+
+local function session_status(value)
+  return string.sub(value, -4) == 'away' and 'away' or 'online'
+end
+
+local function session_seen(value)
+  return tonumber(string.match(value, '^%d+'))
+end
+
+-- Looks over all sessions of a key but `except`. A session lives as long as the key would after its heartbeat: the
+-- lifetime follows from the key itself (its deadline is the latest heartbeat plus the TTL of then), so that a changed TTL
+-- counts from the next heartbeat on. Returns a table: `status` that the sessions come to (nil where none is alive),
+-- `latest` heartbeat among the live ones (0 for none), `lifetime_ms`, `dead` fields, and `online_until`, the ms at which
+-- the last dead one that was online died (nil for none).
+local function survey(key, now, except)
+  local flat = redis.pcall('HGETALL', key)
+  local found = { latest = 0, dead = {} }
+  if flat.err or #flat == 0 then
+    return found
+  end
+  local sessions, newest = {}, 0
+  for i = 1, #flat, 2 do
+    local field, value = flat[i], flat[i + 1]
+    if field == 'admin' or string.sub(field, 1, 2) == 's:' then
+      local seen = session_seen(value) or 0
+      newest = math.max(newest, seen)
+      if field ~= except then
+        sessions[#sessions + 1] = { field, seen, session_status(value) }
+      end
+    end
+  end
+  local deadline = redis.call('PEXPIRETIME', key)
+  found.lifetime_ms = deadline > 0 and deadline - newest or math.huge
+  for _, session in ipairs(sessions) do
+    local field, seen, said = session[1], session[2], session[3]
+    local until_ms = seen + found.lifetime_ms
+    if until_ms >= now then
+      found.latest = math.max(found.latest, seen)
+      found.status = (said == 'online' or found.status == 'online') and 'online' or 'away'
+    else
+      found.dead[#found.dead + 1] = field
+      if said == 'online' then
+        found.online_until = math.max(found.online_until or 0, until_ms)
+      end
+    end
+  end
+  return found
+end

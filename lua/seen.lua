@@ -1,0 +1,29 @@
+-- Pages through who is present by deadline: what the write-behind of last_seen reads.
+--
+-- KEYS  1 live (zset)
+-- ARGV  1 deadline in ms after which to start ('' for now)  2 members at most
+-- Reply now_ms, then user id and deadline in ms of each, ascending; the page is longer than asked for where several
+--       users share its last deadline
+-- Appends nothing; reads never write.
+-- Cost  O(log n + members)
+local live, after, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local now = now_ms()
+local from = after == '' and now or ('(' .. after)
+local page = redis.call('ZRANGE', live, from, '+inf', 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+if #page == most * 2 then
+  local last = page[#page]
+  local known = {}
+  for i = 1, #page, 2 do known[page[i]] = true end
+  local ties = redis.call('ZRANGE', live, last, last, 'BYSCORE')
+  for _, user in ipairs(ties) do
+    if not known[user] then
+      page[#page + 1] = user
+      page[#page + 1] = last
+    end
+  end
+end
+local reply = { now }
+for i = 1, #page do
+  reply[i + 1] = tonumber(page[i]) or 0 -- 0: a member that is no user id
+end
+return reply

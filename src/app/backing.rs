@@ -1,0 +1,166 @@
+//! What the service stands on: the data folder, the generated secret, the embedded server, SQL and Redis.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::settings::{Secret, Settings};
+use crate::live::{self, EmbeddedRedis, LiveSet};
+use crate::store::{self, Store, StoreError};
+
+/// Between two attempts to reach SQL at the start.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two lines that say so.
+const SAY_AGAIN: u32 = 10;
+
+/// The data folder, this process's alone while the lock is held.
+pub(super) struct DataFolder {
+    path: PathBuf,
+    _lock: Option<File>,
+}
+
+impl DataFolder {
+    /// Opens the folder; `exclusively` where an embedded part keeps its data there. `None` for the lock where another
+    /// process has it and that is no harm.
+    pub(super) fn open(settings: &Settings, exclusively: bool) -> anyhow::Result<Self> {
+        let path = settings.data_dir.clone();
+        if !exclusively {
+            return Ok(Self { path, _lock: None });
+        }
+        match Self::try_lock(&path)? {
+            Some(lock) => Ok(Self { path, _lock: Some(lock) }),
+            None => anyhow::bail!(
+                "another presenced uses the folder {}: end it, or give this one a folder of its own with PRESENCE_DATA_DIR",
+                path.display()
+            ),
+        }
+    }
+
+    /// The lock on a folder, or `None` where another process holds it.
+    pub(super) fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
+        std::fs::create_dir_all(path).with_context(|| {
+            format!("cannot create {}: set PRESENCE_DATA_DIR to a folder that can be written", path.display())
+        })?;
+        let lock = File::create(path.join("lock"))
+            .with_context(|| format!("cannot write to {}: set PRESENCE_DATA_DIR", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error).context("cannot lock the data folder"),
+        }
+    }
+
+    pub(super) fn redis(&self) -> PathBuf {
+        self.path.join("redis")
+    }
+
+    /// The secret that signs tokens: the setting's, or one generated at the first start and kept.
+    pub(super) fn jwt_secret(&self, settings: &Settings) -> anyhow::Result<Secret> {
+        if let Some(secret) = &settings.jwt_secret {
+            return Ok(secret.clone());
+        }
+        let file = self.path.join("jwt-secret");
+        if let Ok(secret) = std::fs::read_to_string(&file) {
+            return Ok(Secret::new(secret.trim().to_string()));
+        }
+        if settings.database_url.is_some() && settings.redis_url.is_some() {
+            tracing::warn!(
+                file = %file.display(),
+                "PRESENCE_JWT_SECRET is not set: one is generated into the data folder. Instances that work side by side \
+                 need the same"
+            );
+        }
+        std::fs::create_dir_all(&self.path)
+            .and_then(|()| write_private(&file, &random_text()?))
+            .with_context(|| {
+                format!("cannot keep a generated secret in {}: set PRESENCE_JWT_SECRET", file.display())
+            })?;
+        // Read back: of two first starts at once one wrote it.
+        Ok(Secret::new(std::fs::read_to_string(&file)?.trim().to_string()))
+    }
+}
+
+/// 256 random bits as text.
+pub(super) fn random_text() -> std::io::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::from)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Writes a file that only its owner can read; leaves one that is there already.
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        Ok(mut file) => file.write_all(text.as_bytes()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where SQL is.
+pub(super) fn database_url(settings: &Settings) -> String {
+    settings.database_url.as_ref().map_or_else(
+        || format!("sqlite://{}", settings.data_dir.join("presence.db").display()),
+        |url| url.reveal().to_string(),
+    )
+}
+
+/// Opens SQL and brings its schema up to date, waiting as long as it is away.
+pub(super) async fn store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    let store = store::open(&database_url(settings), &store::Options::default()).await?;
+    for attempt in 0.. {
+        match store.migrate().await {
+            Ok(applied) if applied.is_empty() => break,
+            Ok(applied) => {
+                tracing::info!(migrations = applied.join(", "), "the schema is up to date");
+                break;
+            }
+            Err(error) if is_worth_waiting(&error) => {
+                if attempt % SAY_AGAIN == 0 {
+                    tracing::warn!(%error, "waiting for the database; is DATABASE_URL right, and the server up?");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error).context("the schema could not be brought up to date"),
+        }
+    }
+    Ok(store)
+}
+
+const fn is_worth_waiting(error: &StoreError) -> bool {
+    error.is_unavailable()
+}
+
+/// Starts connecting to Redis.
+pub(super) fn live(settings: &Settings, url: String) -> anyhow::Result<LiveSet> {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "presenced".into());
+    let options = live::Options {
+        url,
+        ttl: settings.ttl,
+        shards: settings.shards(),
+        ended_ttl: settings.access_ttl,
+        instance: format!("{host}-{}-{}", std::process::id(), &random_text()?[..6]),
+        command_timeout: Duration::from_millis(1_500),
+    };
+    LiveSet::open(options).context("REDIS_URL (--redis-url) cannot be used")
+}
+
+/// Redis as the settings have it: an embedded server where no URL is given.
+pub(super) async fn redis(
+    settings: &Settings,
+    folder: &DataFolder,
+) -> anyhow::Result<(String, Option<EmbeddedRedis>)> {
+    match &settings.redis_url {
+        Some(url) => Ok((url.reveal().to_string(), None)),
+        None => {
+            let embedded = EmbeddedRedis::start(&folder.redis()).await?;
+            Ok((embedded.url(), Some(embedded)))
+        }
+    }
+}

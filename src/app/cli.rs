@@ -1,0 +1,51 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use super::settings::Settings;
+
+/// Who is online, right and on time: a presence service on Redis and SQL.
+#[derive(Debug, Parser)]
+#[command(name = "presenced", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; `serve` where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Settings, which every command takes.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service (the default)
+    Serve,
+    /// One sweep and one reconcile pass by hand: takes offline whose time has passed, and says what it found and did
+    CheckOfflineUsers,
+    /// Add an account
+    CreateUser(CreateUser),
+    /// Bring the database's schema up to date
+    Migrate,
+}
+
+/// The account to add.
+#[derive(Debug, Args)]
+pub struct CreateUser {
+    /// Its name
+    #[arg(long)]
+    pub username: String,
+    /// Its e-mail address
+    #[arg(long)]
+    pub email: String,
+    /// user or admin
+    #[arg(long, default_value = "user")]
+    pub role: String,
+    /// active, pending, inactive, suspended or banned
+    #[arg(long, default_value = "active")]
+    pub status: String,
+    /// Read the password from standard input, one line; without it one is made and printed
+    #[arg(long)]
+    pub password_stdin: bool,
+}

@@ -1,0 +1,136 @@
+//! The commands that do one thing and end.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::backing::{self, DataFolder};
+use super::cli::CreateUser;
+use super::settings::Settings;
+use crate::identity::{self, Identity};
+use crate::presence::PresenceService;
+use crate::tasks::{self, Context};
+
+/// How long a command waits for Redis.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `presenced migrate`
+pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let store =
+        crate::store::open(&backing::database_url(settings), &crate::store::Options::default()).await?;
+    let applied = store.migrate().await.context("the schema could not be brought up to date")?;
+    if applied.is_empty() {
+        println!("the schema is up to date");
+    }
+    for name in applied {
+        println!("applied: {name}");
+    }
+    Ok(())
+}
+
+/// `presenced create-user`
+pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow::Result<()> {
+    let store = backing::store(settings).await?;
+    let (password, made) = if user.password_stdin {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).context("cannot read the password from standard input")?;
+        (line.trim_end_matches(['\r', '\n']).to_string(), false)
+    } else {
+        (backing::random_text()?[..20].to_string(), true)
+    };
+    let identity = Identity::new(
+        store,
+        &identity::Settings {
+            access_ttl: settings.access_ttl,
+            refresh_ttl: settings.refresh_ttl,
+            refresh_grace: settings.refresh_grace,
+            // No token is signed here.
+            secret: backing::random_text()?,
+            trusted_secrets: vec![],
+        },
+    );
+    let account = identity
+        .create_account(identity::NewAccount {
+            registration: identity::Registration {
+                username: user.username,
+                email: user.email,
+                password: password.clone(),
+            },
+            role: Some(user.role),
+            status: Some(user.status),
+        })
+        .await?;
+    println!("created: {} (id {}, {}, {})", account.username, account.id, account.role, account.status);
+    if made {
+        println!("password: {password}");
+    }
+    Ok(())
+}
+
+/// `presenced check-offline-users`: the successor of the management command of that name.
+pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<()> {
+    // With an embedded server: the running service's, or one started for the while.
+    let (folder, url, embedded) = match &settings.redis_url {
+        Some(url) => (None, url.reveal().to_string(), None),
+        None => match DataFolder::try_lock(&settings.data_dir)? {
+            None => (None, running_redis(settings)?, None),
+            Some(lock) => {
+                drop(lock);
+                let folder = DataFolder::open(settings, true)?;
+                let (url, embedded) = backing::redis(settings, &folder).await?;
+                (Some(folder), url, embedded)
+            }
+        },
+    };
+    let store = backing::store(settings).await?;
+    let live = backing::live(settings, url)?;
+    let outcome = async {
+        tokio::time::timeout(PATIENCE, live.connected())
+            .await
+            .context("Redis does not answer: is REDIS_URL right, and the server up?")?;
+        let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+        let context =
+            Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };
+        check(&context).await
+    }
+    .await;
+    live.close().await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    drop(folder);
+    outcome
+}
+
+async fn check(context: &Context) -> anyhow::Result<()> {
+    let swept = tasks::sweep_once(&context.live).await?;
+    println!("deadlines passed: {}, taken offline now: {}", swept.passed, swept.claimed);
+    if swept.strays > 0 {
+        println!("members of the live set that were no user ids, dropped: {}", swept.strays);
+    }
+    let reconciled = tasks::reconcile_once(context).await?;
+    println!(
+        "present in SQL: {}, unknown to Redis and declared offline: {}",
+        reconciled.present_in_sql, reconciled.declared
+    );
+    if let Some(wait) = reconciled.too_early {
+        println!(
+            "nobody can be missed yet: this Redis has been heard for less than PRESENCE_TTL; again in {} s",
+            wait.as_secs() + 1
+        );
+    }
+    let drained = tasks::drain_all(context).await?;
+    println!("transitions written to SQL: {}, history rows added: {}", drained.transitions, drained.recorded);
+    if drained.others_at_it {
+        println!("a running service has transitions in hand and writes them itself");
+    }
+    println!("online now: {}", context.live.online_count().await?);
+    Ok(())
+}
+
+fn running_redis(settings: &Settings) -> anyhow::Result<String> {
+    let file = settings.data_dir.join("redis").join("port");
+    let port = std::fs::read_to_string(&file)
+        .with_context(|| format!("a presenced runs on this folder, but {} tells no port", file.display()))?;
+    Ok(format!("redis://127.0.0.1:{}", port.trim()))
+}

@@ -1,0 +1,212 @@
+//! The administration: accounts, who is online, and setting a status.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::leave_all;
+use super::presence::list;
+use crate::http::AppState;
+use crate::http::answer::{OneUser, OnlineStatusJson, UserJson, UserPage};
+use crate::http::body::{JsonBody, given};
+use crate::http::extract::{AccountId, AdminReader, AdminWriter};
+use crate::http::problem::Problem;
+use crate::http::query::{ListParameters, PageQuery};
+use crate::identity::{AccountEdit, FieldErrors, NewAccount, Registration, Updated};
+use crate::model::account::{UnknownWord, may_be_present};
+use crate::model::{AccountStatus, Evidence, OnlineStatus, Role, UserId};
+use crate::presence::{PresenceError, User};
+
+/// `POST admin/users/`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAccountBody {
+    username: String,
+    email: String,
+    password: String,
+    #[serde(default, deserialize_with = "given")]
+    role: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    status: Option<String>,
+}
+
+/// `PATCH admin/users/<id>/`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditBody {
+    #[serde(default, deserialize_with = "given")]
+    email: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    role: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    status: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    is_active: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    password: Option<String>,
+}
+
+/// `POST admin/users/<id>/set-online-status/`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusBody {
+    status: String,
+}
+
+/// All users with all fields.
+pub async fn users(
+    State(state): State<AppState>,
+    _: AdminReader,
+    parameters: ListParameters,
+) -> Result<Json<UserPage>, Problem> {
+    list(&state, parameters, true).await
+}
+
+/// Adds an account.
+pub async fn create(
+    State(state): State<AppState>,
+    _: AdminWriter,
+    JsonBody(body): JsonBody<NewAccountBody>,
+) -> Result<(StatusCode, Json<OneUser>), Problem> {
+    let NewAccountBody { username, email, password, role, status } = body;
+    let registration = Registration { username, email, password };
+    let account = state.identity.create_account(NewAccount { registration, role, status }).await?;
+    announce(&state, account.id).await;
+    let user = UserJson::merged(account, Evidence::Live(None));
+    Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
+}
+
+/// One user with all fields.
+pub async fn user(
+    State(state): State<AppState>,
+    _: AdminReader,
+    AccountId(id): AccountId,
+) -> Result<Json<OneUser>, Problem> {
+    let (user, degraded) = read(&state, id).await?;
+    Ok(Json(OneUser::new(UserJson::whole(user), degraded)))
+}
+
+/// Changes an account. It counts at once: the fence is told before the answer.
+pub async fn edit(
+    State(state): State<AppState>,
+    AdminWriter(admin): AdminWriter,
+    AccountId(id): AccountId,
+    JsonBody(body): JsonBody<EditBody>,
+) -> Result<Json<OneUser>, Problem> {
+    if id == admin.user && gives_up_administration(&body) {
+        return Err(Problem::own_account("take the administration from it"));
+    }
+    let EditBody { email, role, status, is_active, password } = body;
+    let edit = AccountEdit { email, role, status, is_active, password };
+    let updated = state.identity.update_account(id, edit).await?;
+    let Updated { account, ended } = updated.ok_or_else(|| Problem::not_found("account"))?;
+    announce(&state, id).await;
+    if let Err(error) = leave_all(&state, id, ended).await {
+        tracing::warn!(%error, user = id, "sessions ended in SQL by a new password, but not yet in Redis");
+    }
+    let reading = state.presence.read(vec![account]).await?;
+    let user = reading.value.into_iter().next().ok_or_else(|| Problem::not_found("account"))?;
+    Ok(Json(OneUser::new(UserJson::whole(user), reading.degraded)))
+}
+
+/// Deletes an account.
+pub async fn delete(
+    State(state): State<AppState>,
+    AdminWriter(admin): AdminWriter,
+    AccountId(id): AccountId,
+) -> Result<StatusCode, Problem> {
+    if id == admin.user {
+        return Err(Problem::own_account("delete it"));
+    }
+    if !state.identity.delete_account(id).await? {
+        return Err(Problem::not_found("account"));
+    }
+    announce(&state, id).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who is online or away, most recently seen first.
+pub async fn online(
+    State(state): State<AppState>,
+    _: AdminReader,
+    PageQuery(page): PageQuery,
+) -> Result<Json<UserPage>, Problem> {
+    let reading = state.presence.online(page).await?;
+    Ok(Json(UserPage::online(reading.value, page, reading.degraded)))
+}
+
+/// One user's status.
+pub async fn online_status(
+    State(state): State<AppState>,
+    _: AdminReader,
+    AccountId(id): AccountId,
+) -> Result<Json<OnlineStatusJson>, Problem> {
+    let (user, degraded) = read(&state, id).await?;
+    Ok(Json(OnlineStatusJson::new(user, degraded)))
+}
+
+/// Sets one user's status.
+pub async fn set_online_status(
+    State(state): State<AppState>,
+    _: AdminWriter,
+    AccountId(id): AccountId,
+    JsonBody(body): JsonBody<StatusBody>,
+) -> Result<Json<OnlineStatusJson>, Problem> {
+    let to: OnlineStatus = body.status.parse().map_err(|unknown: UnknownWord| {
+        Problem::bad_request(FieldErrors::one("status", unknown.to_string()))
+    })?;
+    let user = state.presence.set_status(id, to).await.map_err(|error| match error {
+        // It is not the caller who is blocked.
+        PresenceError::Blocked => Problem::blocked_target(),
+        other => other.into(),
+    })?;
+    Ok(Json(OnlineStatusJson::new(user, false)))
+}
+
+async fn read(state: &AppState, id: UserId) -> Result<(User, bool), Problem> {
+    let reading = state.presence.user(id).await?;
+    let user = reading.value.ok_or_else(|| Problem::not_found("account"))?;
+    Ok((user, reading.degraded))
+}
+
+/// Brings Redis in line with a change that SQL has just taken. Where that fails the change stands all the same, and the
+/// log of account changes will bring it to Redis: it is no failure of the request.
+async fn announce(state: &AppState, id: UserId) {
+    if let Err(error) = state.presence.account_changed(&[id]).await {
+        tracing::warn!(%error, user = id, "an account changed in SQL, but not yet in Redis");
+    }
+}
+
+/// Whether an edit of the caller's own account would lock him out. As nobody can do that to himself, somebody is
+/// always left who can administer.
+fn gives_up_administration(edit: &EditBody) -> bool {
+    let role: Option<Role> = edit.role.as_deref().and_then(|word| word.parse().ok());
+    let status: Option<AccountStatus> = edit.status.as_deref().and_then(|word| word.parse().ok());
+    let blocks = !may_be_present(status.unwrap_or(AccountStatus::Active), edit.is_active.unwrap_or(true));
+    blocks || role.is_some_and(|role| role != Role::Admin)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn an_administrator_cannot_lock_himself_out() {
+        let locks_out = |edit: Value| gives_up_administration(&serde_json::from_value(edit).unwrap());
+        for edit in [json!({"role": "user"}), json!({"status": "banned"}), json!({"is_active": false})] {
+            assert!(locks_out(edit.clone()), "{edit}");
+        }
+        let harmless = [
+            json!({}),
+            json!({"role": "admin", "status": "pending", "is_active": true}),
+            json!({"email": "a@b", "password": "x"}),
+            json!({"role": "god", "status": "gone"}),
+        ];
+        for edit in harmless {
+            assert!(!locks_out(edit.clone()), "{edit}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Query strings: pages and filters, taken as they are or refused by name; nothing is silently clamped.
+//!
+//! Parameters of other names are ignored, as clients add their own against caches.
+
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::problem::Problem;
+use crate::identity::FieldErrors;
+use crate::model::account::UnknownWord;
+use crate::model::page::MAX_PER_PAGE;
+use crate::model::{AccountStatus, OnlineStatus, Page};
+
+/// Items a page where the client does not say.
+const DEFAULT_PER_PAGE: u32 = 50;
+/// The longest `search`, characters: no username or e-mail address is longer.
+const MAX_SEARCH: usize = 254;
+
+/// `page` and `per_page`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageQuery(pub Page);
+
+/// A page and what the list is narrowed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListParameters {
+    /// `page` and `per_page`.
+    pub page: Page,
+    /// `search`, unless empty.
+    pub search: Option<String>,
+    /// `status`, unless empty.
+    pub status: Option<AccountStatus>,
+    /// `online_status`, unless empty.
+    pub online_status: Option<OnlineStatus>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::parse(parts.uri.query());
+        let page = parameters.page();
+        parameters.done()?;
+        Ok(Self(page))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ListParameters {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::parse(parts.uri.query());
+        let list = Self {
+            page: parameters.page(),
+            search: parameters.search(),
+            status: parameters.word("status"),
+            online_status: parameters.word("online_status"),
+        };
+        parameters.done()?;
+        Ok(list)
+    }
+}
+
+/// The parameters of a query string, and what is wrong with those looked at so far.
+struct Parameters {
+    pairs: Vec<(String, String)>,
+    errors: FieldErrors,
+}
+
+impl Parameters {
+    fn parse(query: Option<&str>) -> Self {
+        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
+        Self { pairs, errors: FieldErrors::default() }
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        let mut values = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let (value, another) = (values.next(), values.next());
+        if another.is_some() {
+            self.errors.add(name, "must be given once");
+        }
+        value
+    }
+
+    fn page(&mut self) -> Page {
+        Page {
+            number: self.number("page", 1, u32::MAX).unwrap_or(1),
+            size: self.number("per_page", DEFAULT_PER_PAGE, MAX_PER_PAGE).unwrap_or(DEFAULT_PER_PAGE),
+        }
+    }
+
+    fn number(&mut self, name: &str, default: u32, max: u32) -> Option<u32> {
+        let Some(text) = self.take(name) else { return Some(default) };
+        // `parse` would take a sign.
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse::<u32>().ok().filter(|number| digits && (1..=max).contains(number));
+        if number.is_none() {
+            self.errors.add(name, format!("must be a whole number from 1 to {max}"));
+        }
+        number
+    }
+
+    fn search(&mut self) -> Option<String> {
+        let search = self.take("search").filter(|search| !search.is_empty())?;
+        if search.chars().count() > MAX_SEARCH {
+            self.errors.add("search", format!("must be at most {MAX_SEARCH} characters long"));
+        }
+        if search.chars().any(char::is_control) {
+            self.errors.add("search", "must not contain control characters");
+        }
+        Some(search)
+    }
+
+    /// A word of a closed list. Empty is what a form sends for 'all'.
+    fn word<T: FromStr<Err = UnknownWord>>(&mut self, name: &str) -> Option<T> {
+        let word = self.take(name).filter(|word| !word.is_empty())?;
+        word.parse().map_err(|unknown: UnknownWord| self.errors.add(name, unknown.to_string())).ok()
+    }
+
+    fn done(self) -> Result<(), Problem> {
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_request(self.errors)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use axum::response::IntoResponse;
+    use serde_json::json;
+
+    use super::super::testing;
+    use super::*;
+
+    async fn parse(query: &str) -> Result<ListParameters, Problem> {
+        let (mut parts, ()) = Request::get(format!("/?{query}")).body(()).unwrap().into_parts();
+        ListParameters::from_request_parts(&mut parts, &()).await
+    }
+
+    #[tokio::test]
+    async fn what_is_not_asked_for_has_its_default() {
+        let plain = ListParameters {
+            page: Page { number: 1, size: 50 },
+            search: None,
+            status: None,
+            online_status: None,
+        };
+        for query in ["", "unknown=1&_=5", "search=&status=&online_status="] {
+            assert_eq!(parse(query).await, Ok(plain.clone()), "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_is_read() {
+        let query = "page=3&per_page=1000&search=%25a_%2B+b&status=banned&online_status=away";
+        let read = ListParameters {
+            page: Page { number: 3, size: 1000 },
+            search: Some("%a_+ b".into()),
+            status: Some(AccountStatus::Banned),
+            online_status: Some(OnlineStatus::Away),
+        };
+        assert_eq!(parse(query).await, Ok(read));
+        assert_eq!(parse("page=4294967295").await.unwrap().page.number, u32::MAX);
+    }
+
+    #[tokio::test]
+    async fn a_bad_value_is_named_and_never_clamped() {
+        let long = format!("search={}", "x".repeat(255));
+        let table = [
+            ("page=0", "page"),
+            ("page=-1", "page"),
+            ("page=%2B1", "page"),
+            ("page=", "page"),
+            ("page=x", "page"),
+            ("page=1.5", "page"),
+            ("page=4294967296", "page"),
+            ("page=99999999999999999999999999", "page"),
+            ("page=1&page=2", "page"),
+            ("per_page=0", "per_page"),
+            ("per_page=1001", "per_page"),
+            ("per_page=all", "per_page"),
+            ("search=a%00b", "search"),
+            (long.as_str(), "search"),
+            ("status=gone", "status"),
+            ("status=ACTIVE", "status"),
+            ("status=active&status=active", "status"),
+            ("online_status=busy", "online_status"),
+        ];
+        for (query, name) in table {
+            let problem = parse(query).await.unwrap_err().into_response();
+            let (status, _, body) = testing::parts(problem).await;
+            assert_eq!(status, 400, "{query}");
+            let errors = body["errors"].as_object().unwrap();
+            assert_eq!(errors.keys().collect::<Vec<_>>(), [name], "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_bad_value_is_named_at_once() {
+        let problem = parse("page=0&per_page=0&online_status=busy").await.unwrap_err().into_response();
+        let (_, _, body) = testing::parts(problem).await;
+        assert_eq!(
+            body["errors"],
+            json!({
+                "page": ["must be a whole number from 1 to 4294967295"],
+                "per_page": ["must be a whole number from 1 to 1000"],
+                "online_status": ["must be one of online, away, offline"],
+            })
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! Accounts: made, changed and deleted by the rules of [`super::rules`].
+
+use std::fmt;
+
+use super::{FieldErrors, Identity, IdentityError, Result, now};
+use crate::model::{Account, AccountStatus, Role, SessionId, UserId};
+use crate::store::{self, AccountPatch};
+
+/// The name of the account that the first start makes.
+const ADMIN: &str = "admin";
+/// Its e-mail address: nobody's, by RFC 2606.
+const ADMIN_EMAIL: &str = "admin@presenced.invalid";
+
+/// Somebody signs up. Its `Debug` shows no password.
+#[derive(Clone)]
+pub struct Registration {
+    /// The name wished for.
+    pub username: String,
+    /// The e-mail address.
+    pub email: String,
+    /// The password in the clear.
+    pub password: String,
+}
+
+/// An account that an administrator makes. Its `Debug` shows no password.
+#[derive(Clone)]
+pub struct NewAccount {
+    /// Name, e-mail address and password.
+    pub registration: Registration,
+    /// A word of [`Role`]; `user` where there is none.
+    pub role: Option<String>,
+    /// A word of [`AccountStatus`]; `active` where there is none.
+    pub status: Option<String>,
+}
+
+/// What an administrator changes; `None` leaves a field as it is. Its `Debug` shows no password.
+#[derive(Clone, Default)]
+pub struct AccountEdit {
+    /// New e-mail address.
+    pub email: Option<String>,
+    /// A word of [`Role`].
+    pub role: Option<String>,
+    /// A word of [`AccountStatus`].
+    pub status: Option<String>,
+    /// New value of the switch.
+    pub is_active: Option<bool>,
+    /// New password in the clear; it ends the account's sessions.
+    pub password: Option<String>,
+}
+
+/// What an edit came to.
+#[derive(Debug, Clone)]
+pub struct Updated {
+    /// The account as it is now.
+    pub account: Account,
+    /// The sessions that a new password ended: presence must end them too.
+    pub ended: Vec<SessionId>,
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewAccount").field("username", &self.registration.username).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AccountEdit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountEdit").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Adds an account for whoever asks: active, an ordinary user, offline.
+    ///
+    /// # Errors
+    /// [`IdentityError::Invalid`], [`IdentityError::Taken`], [`IdentityError::Overloaded`], [`IdentityError::Store`].
+    pub async fn register(&self, registration: Registration) -> Result<Account> {
+        self.create_account(NewAccount { registration, role: None, status: None }).await
+    }
+
+    /// Adds an account as an administrator wishes it.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
+        let Registration { username, email, password } = new.registration;
+        let mut errors = FieldErrors::default();
+        errors.username(&username, &email);
+        errors.email(&email);
+        errors.password(&password, &username, &email);
+        let role = new.role.map_or(Some(Role::User), |word| errors.word("role", &word));
+        let status = new.status.map_or(Some(AccountStatus::Active), |word| errors.word("status", &word));
+        errors.check()?;
+        let (Some(role), Some(status)) = (role, status) else {
+            return Err(IdentityError::Internal("a word was refused without a complaint".into()));
+        };
+
+        self.refuse_a_login_name(&email, None).await?;
+        let password_hash = self.inner.passwords.hash(password).await?;
+        let new = store::NewAccount { username, email, password_hash, role, status };
+        Ok(self.inner.store.create_account(&new).await?)
+    }
+
+    /// Changes an account; `None` where there is none. A new password ends its sessions.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub async fn update_account(&self, id: UserId, edit: AccountEdit) -> Result<Option<Updated>> {
+        let store = &self.inner.store;
+        let Some(account) = store.account(id).await? else { return Ok(None) };
+        let mut errors = FieldErrors::default();
+        if let Some(email) = &edit.email {
+            errors.email(email);
+        }
+        if let Some(password) = &edit.password {
+            errors.password(password, &account.username, edit.email.as_ref().unwrap_or(&account.email));
+        }
+        let role = edit.role.and_then(|word| errors.word("role", &word));
+        let status = edit.status.and_then(|word| errors.word("status", &word));
+        errors.check()?;
+
+        if let Some(email) = &edit.email {
+            self.refuse_a_login_name(email, Some(id)).await?;
+        }
+        let new_password = edit.password.is_some();
+        let password_hash = match edit.password {
+            Some(password) => Some(self.inner.passwords.hash(password).await?),
+            None => None,
+        };
+        let patch =
+            AccountPatch { email: edit.email, role, status, is_active: edit.is_active, password_hash };
+        let Some(account) = store.update_account(id, &patch).await? else { return Ok(None) };
+        let ended = if new_password { store.end_sessions(id, now()).await? } else { Vec::new() };
+        Ok(Some(Updated { account, ended }))
+    }
+
+    /// Deletes an account with its sessions and its history; whether there was one.
+    pub async fn delete_account(&self, id: UserId) -> Result<bool> {
+        Ok(self.inner.store.delete_account(id).await?)
+    }
+
+    /// Adds the account `admin` with this password where the database has no account at all; whether it did. The
+    /// password is the operator's choice and only must not be empty.
+    ///
+    /// # Errors
+    /// [`IdentityError::Invalid`] for an empty password, [`IdentityError::Store`].
+    pub async fn ensure_admin(&self, password: &str) -> Result<bool> {
+        if self.inner.store.has_accounts().await? {
+            return Ok(false);
+        }
+        if password.is_empty() {
+            return Err(IdentityError::Invalid(FieldErrors::one("password", "must not be empty")));
+        }
+        let new = store::NewAccount {
+            username: ADMIN.into(),
+            email: ADMIN_EMAIL.into(),
+            password_hash: self.inner.passwords.hash(password.into()).await?,
+            role: Role::Admin,
+            status: AccountStatus::Active,
+        };
+        match self.inner.store.create_account(&new).await.map_err(IdentityError::from) {
+            Ok(_) => Ok(true),
+            // Another instance was faster at the same first start.
+            Err(IdentityError::Taken { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An e-mail address that is another account's username would make one login name mean two accounts.
+    async fn refuse_a_login_name(&self, email: &str, own: Option<UserId>) -> Result<()> {
+        let holder = self.inner.store.credentials(email).await?.map(|found| found.account.id);
+        if holder.is_some() && holder != own { Err(IdentityError::Taken { field: "email" }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{identity, registration};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_account_is_active_and_an_ordinary_user() {
+        let identity = identity();
+        let account = identity.register(registration("ada")).await.unwrap();
+        assert_eq!(
+            (account.role, account.status, account.is_active),
+            (Role::User, AccountStatus::Active, true)
+        );
+        assert_eq!(identity.account(account.id).await.unwrap(), Some(account));
+    }
+
+    #[tokio::test]
+    async fn every_bad_field_is_named_at_once() {
+        let new = NewAccount {
+            registration: Registration {
+                username: "a\0".into(),
+                email: "x".into(),
+                password: "short".into(),
+            },
+            role: Some("god".into()),
+            status: Some("gone".into()),
+        };
+        let Err(IdentityError::Invalid(errors)) = identity().create_account(new).await else { panic!() };
+        assert_eq!(errors.0.keys().collect::<Vec<_>>(), ["email", "password", "role", "status", "username"]);
+        assert_eq!(errors.0["role"], ["must be one of user, admin"]);
+        assert_eq!(errors.0["status"], ["must be one of active, pending, inactive, suspended, banned"]);
+    }
+
+    #[tokio::test]
+    async fn a_name_or_an_address_is_one_account_s_only() {
+        let identity = identity();
+        identity.register(registration("ada")).await.unwrap();
+        let taken = |result: Result<Account>| match result {
+            Err(IdentityError::Taken { field }) => field,
+            other => panic!("{other:?}"),
+        };
+        let again = Registration { email: "other@example.com".into(), ..registration("ADA") };
+        assert_eq!(taken(identity.register(again).await), "username");
+        let again = Registration { email: "ADA@example.com".into(), ..registration("bob") };
+        assert_eq!(taken(identity.register(again).await), "email");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_somebody_signs_in_with_as_a_username_cannot_be_claimed() {
+        let identity = identity();
+        let own = Registration { username: "ada@example.com".into(), ..registration("ada") };
+        let ada = identity.register(own).await.unwrap();
+        let moved = AccountEdit { email: Some("ada@elsewhere.com".into()), ..AccountEdit::default() };
+        identity.update_account(ada.id, moved).await.unwrap().unwrap();
+        let claim = Registration { email: "ada@example.com".into(), ..registration("eve") };
+        assert!(matches!(identity.register(claim).await, Err(IdentityError::Taken { field: "email" })));
+        let back = AccountEdit { email: Some("ada@example.com".into()), ..AccountEdit::default() };
+        assert!(identity.update_account(ada.id, back).await.unwrap().is_some(), "its own it may take back");
+    }
+
+    #[tokio::test]
+    async fn a_new_password_ends_every_session_and_nothing_else_does() {
+        let identity = identity();
+        let ada = identity.register(registration("ada")).await.unwrap();
+        let phone = identity.login("ada", "ada's password", None).await.unwrap();
+        identity.login("ada", "ada's password", None).await.unwrap();
+
+        let plain =
+            AccountEdit { status: Some("banned".into()), is_active: Some(false), ..AccountEdit::default() };
+        let updated = identity.update_account(ada.id, plain).await.unwrap().unwrap();
+        assert_eq!((updated.account.status, updated.ended.len()), (AccountStatus::Banned, 0));
+
+        let plain =
+            AccountEdit { status: Some("active".into()), is_active: Some(true), ..AccountEdit::default() };
+        identity.update_account(ada.id, plain).await.unwrap();
+        let edit = AccountEdit { password: Some("another password".into()), ..AccountEdit::default() };
+        assert_eq!(identity.update_account(ada.id, edit).await.unwrap().unwrap().ended.len(), 2);
+        assert!(matches!(identity.refresh(&phone.tokens.refresh).await, Err(IdentityError::SessionEnded)));
+        assert!(identity.login("ada", "another password", None).await.is_ok());
+        assert!(identity.update_account(99, AccountEdit::default()).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_first_start_alone_makes_an_admin() {
+        let identity = identity();
+        assert!(matches!(identity.ensure_admin("").await, Err(IdentityError::Invalid(_))));
+        assert!(identity.ensure_admin("root").await.unwrap());
+        assert!(!identity.ensure_admin("toor").await.unwrap());
+        assert_eq!(identity.login("admin", "root", None).await.unwrap().account.role, Role::Admin);
+    }
+
+    #[test]
+    fn no_debug_shows_a_password() {
+        let new = NewAccount { registration: registration("ada"), role: None, status: None };
+        let edit = AccountEdit { password: Some("ada's password".into()), ..AccountEdit::default() };
+        let shown = format!("{:?} {new:?} {edit:?}", new.registration);
+        assert!(!shown.contains("password"), "{shown}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Deadlines: which have passed, who claims them, and what a Redis that lost its data leaves behind.
+
+use std::time::Duration;
+
+use fred::interfaces::{ClientLike, KeysInterface, SortedSetsInterface};
+use fred::types::{Expiration, InfoKind, SetOptions, Value};
+
+use super::Result;
+use super::keys::Keys;
+use super::live_set::{LiveSet, unexpected};
+use super::scripts::named;
+use crate::model::{Millis, UserId};
+
+/// Whose deadline has passed in a shard, and when the next one will.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Due {
+    /// Users whose deadline has passed, with it, the earliest first.
+    pub passed: Vec<(UserId, Millis)>,
+    /// Members of the live set that are no user ids (written by someone else's hand) and would come up for ever.
+    pub strays: Vec<String>,
+    /// How long until the next deadline, by Redis's clock; zero where more have passed than were asked for, `None`
+    /// where the live set is empty.
+    pub next_in: Option<Duration>,
+}
+
+/// Since when a Redis server has been heard without a break in its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    /// Names the server's life: a restart or a failover changes it.
+    pub run_id: String,
+    /// For how long it has been heard.
+    pub age: Duration,
+    /// Whether it begins with this look.
+    pub is_new: bool,
+}
+
+impl LiveSet {
+    /// Whose deadline has passed in a shard (`lua/due.lua`), at most `most` of them.
+    pub async fn due(&self, shard: u32, most: u32) -> Result<Due> {
+        let reply: Vec<String> = named::due
+            .run(&self.back, || (vec![Keys::of(shard).live()], vec![i64::from(most).into()]))
+            .await?;
+        let number = |index: usize| {
+            reply
+                .get(index)
+                .and_then(|word| word.parse::<i64>().ok())
+                .ok_or_else(|| unexpected("due", "no number"))
+        };
+        let (now, next) = (number(0)?, number(1)?);
+        let mut due = Due {
+            next_in: match next {
+                -1 => None,
+                0 => Some(Duration::ZERO),
+                at => Some(Duration::from_millis((at - now).unsigned_abs())),
+            },
+            ..Due::default()
+        };
+        for pair in reply[2..].chunks_exact(2) {
+            match (pair[0].parse(), pair[1].parse()) {
+                (Ok(user), Ok(deadline)) => due.passed.push((user, Millis(deadline))),
+                _ => due.strays.push(pair[0].clone()),
+            }
+        }
+        Ok(due)
+    }
+
+    /// Claims the passed deadlines among these users of one shard (`lua/claim.lua`); returns how many this call won.
+    pub async fn claim(&self, shard: u32, users: &[UserId]) -> Result<u64> {
+        let keys = Keys::of(shard);
+        let claimed: u64 = named::claim
+            .run(&self.back, || {
+                let mut names = vec![keys.live(), keys.transitions()];
+                names.extend(users.iter().map(|user| keys.user(*user)));
+                let mut args: Vec<Value> = vec![self.ttl_ms().into()];
+                args.extend(users.iter().map(|user| Value::from(*user)));
+                (names, args)
+            })
+            .await?;
+        Ok(claimed)
+    }
+
+    /// Drops members of the live set that are no user ids.
+    pub async fn drop_strays(&self, shard: u32, strays: &[String]) -> Result<()> {
+        let removal = self.back.client().zrem::<(), _, _>(Keys::of(shard).live(), strays.to_vec());
+        Ok(self.back.run(removal).await??)
+    }
+
+    /// Since when this Redis has been heard (`lua/epoch.lua`). Of a cluster each shard's own primary is asked.
+    pub async fn epoch(&self, shard: u32) -> Result<Epoch> {
+        let info: String = self.back.run(self.back.client().info(Some(InfoKind::Server))).await??;
+        let run_id = info
+            .lines()
+            .find_map(|line| line.strip_prefix("run_id:"))
+            .map(str::trim)
+            .ok_or_else(|| unexpected("epoch", "no run_id in INFO server"))?
+            .to_string();
+        let reply: Vec<i64> = named::epoch
+            .run(&self.back, || (vec![Keys::of(shard).epoch()], vec![run_id.as_str().into()]))
+            .await?;
+        let [now, since, begun] = reply[..] else { return Err(unexpected("epoch", "too little")) };
+        Ok(Epoch { run_id, age: Duration::from_millis((now - since).unsigned_abs()), is_new: begun == 1 })
+    }
+
+    /// Declares offline those of `users` (of one shard, with SQL's `last_seen`) whom the live set does not know
+    /// (`lua/reconcile.lua`). Returns how many, or `None` where this Redis has not been heard for a TTL yet.
+    pub async fn reconcile(
+        &self,
+        shard: u32,
+        epoch: &Epoch,
+        users: &[(UserId, Option<Millis>)],
+    ) -> Result<Option<u64>> {
+        let keys = Keys::of(shard);
+        let declared: i64 = named::reconcile
+            .run(&self.back, || {
+                let mut args: Vec<Value> = vec![self.ttl_ms().into(), epoch.run_id.as_str().into()];
+                for (user, seen) in users {
+                    args.push((*user).into());
+                    args.push(seen.map_or_else(|| Value::from_static_str(""), |seen| seen.0.into()));
+                }
+                (vec![keys.live(), keys.transitions(), keys.epoch()], args)
+            })
+            .await?;
+        Ok(u64::try_from(declared).ok())
+    }
+
+    /// A page of who is present by deadline, with the last heartbeat that follows from it (`lua/seen.lua`), and the
+    /// deadline to go on from (`None` at the end).
+    pub async fn seen(
+        &self,
+        shard: u32,
+        after: Option<Millis>,
+        most: u32,
+    ) -> Result<(Vec<(UserId, Millis)>, Option<Millis>)> {
+        let reply: Vec<i64> = named::seen
+            .run(&self.back, || {
+                let after = after.map_or_else(|| Value::from_static_str(""), |after| Value::from(after.0));
+                (vec![Keys::of(shard).live()], vec![after, i64::from(most).into()])
+            })
+            .await?;
+        let pairs = reply.get(1..).unwrap_or_default();
+        let last = pairs.chunks_exact(2).last().map(|pair| Millis(pair[1]));
+        let full = pairs.len() / 2 >= most as usize;
+        let seen = pairs.chunks_exact(2).filter(|pair| pair[0] > 0);
+        Ok((seen.map(|pair| (pair[0], Millis(pair[1] - self.ttl_ms()))).collect(), last.filter(|_| full)))
+    }
+
+    /// Asks for the turn to write `last_seen` behind, which lasts for `span`: one process of many gets it.
+    pub async fn flush_turn(&self, shard: u32, span: Duration) -> Result<bool> {
+        let span_ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let turn = self.back.client().set::<Option<String>, _, _>(
+            Keys::of(shard).flush_turn(),
+            self.options.instance.as_str(),
+            Some(Expiration::PX(span_ms)),
+            Some(SetOptions::NX),
+            false,
+        );
+        Ok(self.back.run(turn).await??.is_some())
+    }
+}

@@ -1,0 +1,152 @@
+//! Connections to Redis: how a client is configured, and how long a call may wait for one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::{Client, SubscriberClient};
+use fred::error::Error;
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::Builder;
+use fred::types::RespVersion;
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig,
+};
+use tokio::sync::watch;
+
+use super::{LiveError, Options, Result};
+
+/// How long a call already under way waits for a lost connection to come back. With it an answer that Redis is dead
+/// comes well within the 500 ms that API.md allows.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Pause between attempts to connect.
+const RECONNECT_DELAY_MS: u32 = 100;
+/// How many expiry events may wait for the listener before it has to look for itself.
+const EVENT_CAPACITY: usize = 65_536;
+
+/// A connection to Redis that comes back by itself; while it is gone, calls fail at once instead of waiting.
+#[derive(Clone)]
+pub(super) struct Link {
+    client: Client,
+    up: watch::Receiver<bool>,
+    _watcher: Arc<AbortOnDrop>,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Link {
+    /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
+    pub(super) fn open(options: &Options, extra: Duration) -> Result<Self> {
+        let client = builder(options, extra)?.build()?;
+        let (up_now, up) = watch::channel(false);
+        let mut errors = client.error_rx();
+        let mut reconnects = client.reconnect_rx();
+        let watched = client.clone();
+        let watcher = tokio::spawn(async move {
+            loop {
+                // A lagged receiver has missed some news, not the state: that is read off the client.
+                tokio::select! {
+                    _ = errors.recv() => {},
+                    _ = reconnects.recv() => {},
+                }
+                up_now.send_replace(watched.is_connected());
+            }
+        });
+        client.connect();
+        Ok(Self { client, up, _watcher: Arc::new(AbortOnDrop(watcher)) })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs a command; fails with [`LiveError::Down`] where there is no connection, or the one there was is lost for
+    /// longer than `PATIENCE`. The inner result is Redis's own answer.
+    pub(super) async fn run<T>(
+        &self,
+        command: impl Future<Output = std::result::Result<T, Error>>,
+    ) -> Result<std::result::Result<T, Error>> {
+        if !self.client.is_connected() {
+            return Err(LiveError::Down);
+        }
+        let mut up = self.up.clone();
+        tokio::select! {
+            biased;
+            answer = command => Ok(answer),
+            () = async {
+                loop {
+                    if up.wait_for(|up| !up).await.is_err() {
+                        return;
+                    }
+                    if tokio::time::timeout(PATIENCE, up.wait_for(|up| *up)).await.is_err() {
+                        return;
+                    }
+                }
+            } => Err(LiveError::Down),
+        }
+    }
+
+    /// Waits until there is a connection.
+    pub(super) async fn connected(&self) {
+        let mut up = self.up.clone();
+        while !self.client.is_connected() {
+            // The watcher hears of every change; the bound covers a change between the two looks.
+            let _ = tokio::time::timeout(PATIENCE, up.changed()).await;
+        }
+    }
+
+    /// Told at each (re)connection.
+    pub(super) fn reconnections(&self) -> tokio::sync::broadcast::Receiver<fred::types::config::Server> {
+        self.client.reconnect_rx()
+    }
+
+    pub(super) async fn close(&self) {
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+    }
+}
+
+/// A client for subscriptions, of its own connection.
+pub(super) fn subscriber(options: &Options) -> Result<SubscriberClient> {
+    Ok(builder(options, Duration::ZERO)?.build_subscriber_client()?)
+}
+
+/// The number of the database that `url` names.
+pub(super) fn database(url: &str) -> Result<u8> {
+    Ok(Config::from_url(url)?.database.unwrap_or(0))
+}
+
+/// fred's defaults are not ours: without this a client never reconnects, never times out, batches small packets, and
+/// its event channel holds 32 messages.
+fn builder(options: &Options, extra: Duration) -> Result<Builder> {
+    let mut config = Config::from_url(&options.url)?;
+    config.version = RespVersion::RESP3;
+    config.fail_fast = false;
+    let mut builder = Builder::from_config(config);
+    let mut policy = ReconnectPolicy::new_constant(0, RECONNECT_DELAY_MS);
+    policy.set_jitter(RECONNECT_DELAY_MS / 2);
+    builder
+        .set_policy(policy)
+        .set_performance_config(PerformanceConfig {
+            default_command_timeout: options.command_timeout + extra,
+            broadcast_channel_capacity: EVENT_CAPACITY,
+            ..PerformanceConfig::default()
+        })
+        .set_connection_config(ConnectionConfig {
+            connection_timeout: Duration::from_secs(1),
+            internal_command_timeout: Duration::from_secs(1),
+            // A command in flight when the connection breaks is answered with an error, not kept for later.
+            max_command_attempts: 1,
+            unresponsive: UnresponsiveConfig {
+                max_timeout: Some(options.command_timeout * 2 + extra),
+                interval: Duration::from_millis(500),
+            },
+            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+            ..ConnectionConfig::default()
+        });
+    Ok(builder)
+}

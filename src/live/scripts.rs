@@ -1,0 +1,71 @@
+//! The Lua scripts: their sources, and how one is called.
+
+use std::sync::LazyLock;
+
+use fred::interfaces::LuaInterface;
+use fred::types::scripts::Script as FredScript;
+use fred::types::{FromValue, Key, Value};
+
+use super::Result;
+use super::link::Link;
+
+/// A script of `lua/`, with what it needs of `lua/lib/` before it.
+pub(super) struct Script {
+    pub(super) name: &'static str,
+    source: LazyLock<FredScript>,
+}
+
+macro_rules! script {
+    ($name:ident: $($lib:literal)*) => {
+        pub(in crate::live) static $name: Script = Script {
+            name: stringify!($name),
+            source: LazyLock::new(|| FredScript::from_lua(concat!(
+                $(include_str!(concat!("../../lua/lib/", $lib, ".lua")),)*
+                include_str!(concat!("../../lua/", stringify!($name), ".lua")),
+            ))),
+        };
+    };
+}
+
+/// One static a script, named as its file.
+#[allow(non_upper_case_globals)]
+pub(super) mod named {
+    use super::{FredScript, LazyLock, Script};
+    script!(ack:);
+    script!(block: "clock" "transitions" "sessions");
+    script!(claim: "clock" "transitions");
+    script!(due: "clock");
+    script!(epoch: "clock");
+    script!(heartbeat: "clock" "transitions" "sessions");
+    script!(leave: "clock" "transitions" "sessions");
+    script!(online: "clock");
+    script!(read: "clock" "sessions");
+    script!(reconcile: "clock" "transitions");
+    script!(resign:);
+    script!(seen: "clock");
+    script!(set_status: "clock" "transitions" "sessions");
+    script!(take: "clock");
+    script!(unsettled: "clock");
+}
+
+impl Script {
+    /// Runs the script with what `call` gives: its keys and arguments, made anew where Redis has forgotten the script
+    /// (`SCRIPT FLUSH`, a restart, a failover) and must be told its source.
+    pub(super) async fn run<R: FromValue>(
+        &self,
+        link: &Link,
+        call: impl Fn() -> (Vec<Key>, Vec<Value>),
+    ) -> Result<R> {
+        let (keys, args) = call();
+        let first = link.run(self.source.evalsha::<R, _, _, _>(link.client(), keys, args)).await?;
+        match first {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                tracing::debug!(script = self.name, "Redis does not know this script and is told it");
+                let source = self.source.lua().cloned().unwrap_or_default();
+                let (keys, args) = call();
+                Ok(link.run(link.client().eval::<R, _, _, _>(source, keys, args)).await??)
+            }
+            other => Ok(other?),
+        }
+    }
+}

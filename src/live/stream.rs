@@ -1,0 +1,142 @@
+//! The stream of transitions that SQL lacks, read through the consumer group `persist`.
+
+use std::time::Duration;
+
+use fred::interfaces::StreamsInterface;
+use fred::types::{Key, Value};
+
+use super::keys::Keys;
+use super::live_set::{LiveSet, unexpected};
+use super::scripts::named;
+use super::{LiveError, Result};
+use crate::model::{Millis, StreamId, Transition};
+
+/// The consumer group of every persister.
+const GROUP: &str = "persist";
+/// How long one wait for work lasts.
+pub(super) const BLOCK: Duration = Duration::from_secs(5);
+/// For how long another persister's turn is respected: a dead one's work is taken over after that.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// What [`LiveSet::take`] gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// A batch: a prefix of what SQL lacks, in stream order. Empty where SQL lacks nothing.
+    Mine(Work),
+    /// Another persister is at it; ask again after this long.
+    Others(Duration),
+}
+
+/// A batch of entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Work {
+    /// The transitions, in stream order.
+    pub transitions: Vec<Transition>,
+    /// Ids of entries that are no transitions (written by someone else's hand): acknowledge them too.
+    pub unreadable: Vec<String>,
+}
+
+impl LiveSet {
+    /// Waits until some shard's stream holds an entry, or some seconds have passed. A mere wake-up.
+    pub async fn wait_for_transitions(&self) -> Result<()> {
+        let streams: Vec<Key> = self.shards().map(|shard| Keys::of(shard).transitions()).collect();
+        let ids = vec!["0-0"; streams.len()];
+        let block = u64::try_from(BLOCK.as_millis()).unwrap_or(5_000);
+        let read = self.blocking.client().xread::<Value, _, _>(Some(1), Some(block), streams, ids);
+        self.blocking.run(read).await??;
+        Ok(())
+    }
+
+    /// Takes the next batch of a shard (`lua/take.lua`), at most `most` entries.
+    pub async fn take(&self, shard: u32, most: u32) -> Result<Turn> {
+        let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(3_000);
+        let reply: Vec<Value> = named::take
+            .run(&self.back, || {
+                let args = vec![
+                    Value::from_static_str(GROUP),
+                    self.options.instance.as_str().into(),
+                    i64::from(most).into(),
+                    lease_ms.into(),
+                ];
+                (vec![Keys::of(shard).transitions()], args)
+            })
+            .await?;
+        let mut reply = reply.into_iter();
+        let (Some(_now), Some(wait_ms)) = (reply.next(), reply.next().and_then(|value| value.as_u64()))
+        else {
+            return Err(unexpected("take", "too little"));
+        };
+        if wait_ms > 0 {
+            return Ok(Turn::Others(Duration::from_millis(wait_ms)));
+        }
+        let mut work = Work::default();
+        for entry in reply {
+            let (id, fields): (String, Vec<String>) = entry.convert().map_err(LiveError::from)?;
+            match parse(&id, &fields) {
+                Some(transition) => work.transitions.push(transition),
+                None => work.unreadable.push(id),
+            }
+        }
+        Ok(Turn::Mine(work))
+    }
+
+    /// Lets go of entries that SQL has committed (`lua/ack.lua`).
+    pub async fn ack(&self, shard: u32, work: &Work) -> Result<()> {
+        let _: i64 = named::ack
+            .run(&self.back, || {
+                let mut args = vec![Value::from_static_str(GROUP)];
+                args.extend(work.transitions.iter().map(|transition| Value::from(transition.id.to_string())));
+                args.extend(work.unreadable.iter().map(|id| Value::from(id.as_str())));
+                (vec![Keys::of(shard).transitions()], args)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// How many transitions SQL lacks, over all shards.
+    pub async fn backlog(&self) -> Result<u64> {
+        let mut total = 0;
+        for shard in self.shards() {
+            let length = self.back.client().xlen::<u64, _>(Keys::of(shard).transitions());
+            total += self.back.run(length).await??;
+        }
+        Ok(total)
+    }
+
+    /// Takes this process's name off the group (`lua/resign.lua`); for a clean shutdown.
+    pub async fn resign(&self) -> Result<()> {
+        for shard in self.shards() {
+            let _: i64 = named::resign
+                .run(&self.back, || {
+                    let args = vec![Value::from_static_str(GROUP), self.options.instance.as_str().into()];
+                    (vec![Keys::of(shard).transitions()], args)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.transitions.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// How many entries.
+    pub fn len(&self) -> usize {
+        self.transitions.len() + self.unreadable.len()
+    }
+}
+
+fn parse(id: &str, fields: &[String]) -> Option<Transition> {
+    let field = |name: &str| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
+    Some(Transition {
+        id: id.parse::<StreamId>().ok()?,
+        user: field("user")?.parse().ok()?,
+        to: field("to")?.parse().ok()?,
+        reason: field("reason")?.parse().ok()?,
+        at: Millis(field("at")?.parse().ok()?),
+        last_seen: field("seen").and_then(|seen| seen.parse().ok()).map(Millis),
+    })
+}

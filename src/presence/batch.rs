@@ -1,0 +1,125 @@
+//! The group commit: what heartbeats wait while a call is under way go out together in the next one.
+//!
+//! One queue a shard, one call in flight a queue: an idle service adds no wait, a busy one shares its round trips. A queue
+//! is bounded; beyond it a heartbeat is refused, never piled up. Keeps invariant 2: no SQL here.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::fence::FenceKeeper;
+use super::{Beat, PresenceError};
+use crate::live::{Heartbeat, HeartbeatOutcome, LiveSet};
+use crate::model::Millis;
+
+/// Heartbeats in one call: about 1 ms of Redis's time.
+const MAX_BATCH: usize = 256;
+/// Heartbeats that may wait for one shard: about 150 ms of work.
+const QUEUE: usize = 32_768;
+
+type Answer = Result<Beat, PresenceError>;
+
+struct Waiting {
+    beat: Heartbeat,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The queues; dropping the last clone lets the workers finish what waits and end.
+pub(super) struct Batcher {
+    live: LiveSet,
+    queues: Vec<mpsc::Sender<Waiting>>,
+}
+
+impl Batcher {
+    pub(super) fn start(live: &LiveSet, fence: &FenceKeeper) -> Self {
+        let queues = live.shards().map(|shard| {
+            let (queue, waiting) = mpsc::channel(QUEUE);
+            tokio::spawn(work(shard, live.clone(), fence.clone(), waiting));
+            queue
+        });
+        Self { live: live.clone(), queues: queues.collect() }
+    }
+
+    /// Hands a heartbeat in and waits for its outcome.
+    pub(super) async fn submit(&self, beat: Heartbeat) -> Answer {
+        let queue = &self.queues[self.live.shard_of(beat.who.user) as usize];
+        let (answer, outcome) = oneshot::channel();
+        queue.try_send(Waiting { beat, answer }).map_err(|_| PresenceError::Overloaded)?;
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("the service is shutting down".into())))
+    }
+}
+
+async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::Receiver<Waiting>) {
+    let (mut beats, mut answers) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
+    let mut arrived = Vec::with_capacity(MAX_BATCH);
+    while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
+        for Waiting { beat, answer } in arrived.drain(..) {
+            // A client that has given up needs no call.
+            if !answer.is_closed() {
+                beats.push(beat);
+                answers.push(answer);
+            }
+        }
+        let reply =
+            if beats.is_empty() { Ok((Millis(0), vec![])) } else { live.heartbeat(shard, &beats).await };
+        match reply {
+            Ok((now, outcomes)) => {
+                let mut unfenced = Vec::new();
+                for ((beat, answer), outcome) in beats.drain(..).zip(answers.drain(..)).zip(outcomes) {
+                    if outcome == HeartbeatOutcome::Unfenced {
+                        unfenced.push((beat, answer));
+                    } else {
+                        let _ = answer.send(settle(now, outcome));
+                    }
+                }
+                if !unfenced.is_empty() {
+                    tokio::spawn(try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced));
+                }
+            }
+            Err(error) => {
+                beats.clear();
+                for answer in answers.drain(..) {
+                    let _ = answer.send(Err(PresenceError::RedisUnavailable(error.to_string())));
+                }
+            }
+        }
+    }
+}
+
+/// Redis has lost its data: nobody comes online before the fence stands again. These wait for it, and no others.
+async fn try_again_behind_a_fence(
+    shard: u32,
+    live: LiveSet,
+    fence: FenceKeeper,
+    unfenced: Vec<(Heartbeat, oneshot::Sender<Answer>)>,
+) {
+    let (beats, answers): (Vec<_>, Vec<_>) = unfenced.into_iter().unzip();
+    let reply = match fence.stand(shard).await {
+        Ok(()) => live.heartbeat(shard, &beats).await.map_err(PresenceError::from),
+        Err(error) => Err(error),
+    };
+    match reply {
+        Ok((now, outcomes)) => {
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                let _ = answer.send(settle(now, outcome));
+            }
+        }
+        Err(error) => {
+            let text = error.to_string();
+            for answer in answers {
+                let _ = answer.send(Err(PresenceError::RedisUnavailable(text.clone())));
+            }
+        }
+    }
+}
+
+fn settle(now: Millis, outcome: HeartbeatOutcome) -> Answer {
+    match outcome {
+        HeartbeatOutcome::Present(status) => Ok(Beat { status, last_seen: now }),
+        HeartbeatOutcome::Blocked => Err(PresenceError::Blocked),
+        HeartbeatOutcome::SessionEnded => Err(PresenceError::SessionEnded),
+        HeartbeatOutcome::Unfenced => {
+            Err(PresenceError::RedisUnavailable("it has lost its data and is being prepared".into()))
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Write-behind of `last_seen`: those who stay online, in batches, at a steady pace, by one process at a time.
+//!
+//! The live set holds every last heartbeat already (the deadline less the TTL), so nothing is kept in memory for it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Context;
+use crate::presence::{PresenceError, Trouble};
+
+const CHUNK: u32 = 1_000;
+
+pub(super) async fn run(context: &Context) {
+    static TROUBLE: Trouble =
+        Trouble::new("last_seen cannot be written behind for now; it is caught up later");
+    loop {
+        sleep(context.last_seen_flush).await;
+        for shard in context.live.shards() {
+            match flush(context, shard).await {
+                Ok(()) => TROUBLE.over(),
+                Err(error) => TROUBLE.note(&error),
+            }
+        }
+    }
+}
+
+async fn flush(context: &Context, shard: u32) -> Result<(), PresenceError> {
+    // A little less than the pace, so that whoever had the last turn finds it free again.
+    let turn = context.last_seen_flush.mul_f64(0.9).max(Duration::from_millis(1));
+    if !context.live.flush_turn(shard, turn).await? {
+        return Ok(());
+    }
+    let mut after = None;
+    loop {
+        let (seen, more) = context.live.seen(shard, after, CHUNK).await?;
+        if !seen.is_empty() {
+            context.store.touch_last_seen(&seen).await?;
+        }
+        match more {
+            Some(deadline) => after = Some(deadline),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The persister: brings transitions from the stream into SQL, each exactly once (invariants 3 and 5).
+//!
+//! A turn: take a prefix of what SQL lacks, commit it, let go of it. Killed at any point it is done again by whoever comes
+//! next, and SQL leaves out what it has. SQL away: the entries wait in the stream.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::Context;
+use crate::live::{LiveError, Turn};
+use crate::presence::Trouble;
+use crate::store::StoreError;
+
+/// Transitions in one SQL transaction.
+const BATCH: u32 = 1_000;
+/// How long the first transition of a batch waits for others.
+const GATHER: Duration = Duration::from_millis(20);
+const RETRY: Duration = Duration::from_millis(500);
+/// A turn of somebody else is looked at again after this long at the latest.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the last batch may take when the process ends.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+static REDIS_TROUBLE: Trouble = Trouble::new("the persister cannot reach Redis; transitions wait there");
+static SQL_TROUBLE: Trouble = Trouble::new("the persister cannot write to SQL; transitions wait in Redis");
+
+/// What a drain wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Transitions taken out of the stream.
+    pub transitions: u64,
+    /// History rows added.
+    pub recorded: u64,
+    /// Whether another persister has work in hand that was left to it.
+    pub others_at_it: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) async fn run(context: &Context, mut stopping: watch::Receiver<bool>) {
+    while !*stopping.borrow() {
+        tokio::select! {
+            () = wait(context) => {}
+            _ = stopping.wait_for(|stop| *stop) => break,
+        }
+        // Not cut short by the stop: what is taken is finished.
+        match drain(context).await {
+            Ok(Drained { others_at_it: true, .. }) => {
+                let _ = timeout(ASK_AGAIN, stopping.wait_for(|stop| *stop)).await;
+            }
+            Ok(_) => {
+                REDIS_TROUBLE.over();
+                SQL_TROUBLE.over();
+            }
+            Err(failure) => {
+                match failure {
+                    Failure::Live(error) => REDIS_TROUBLE.note(&error),
+                    Failure::Store(error) => {
+                        SQL_TROUBLE.note(&error);
+                        // Only when SQL answers is another turn taken: meanwhile someone better placed can have it.
+                        while context.store.ping().await.is_err() && !*stopping.borrow() {
+                            let _ = timeout(RETRY, stopping.wait_for(|stop| *stop)).await;
+                        }
+                    }
+                }
+                let _ = timeout(RETRY, stopping.wait_for(|stop| *stop)).await;
+            }
+        }
+    }
+    let farewell = async {
+        let _ = drain(context).await;
+        let _ = context.live.resign().await;
+    };
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+async fn wait(context: &Context) {
+    if context.live.wait_for_transitions().await.is_err() {
+        sleep(RETRY).await;
+    }
+    sleep(GATHER).await;
+}
+
+/// Writes all that SQL lacks; for the command line.
+pub async fn drain_all(context: &Context) -> anyhow::Result<Drained> {
+    Ok(drain(context).await?)
+}
+
+async fn drain(context: &Context) -> Result<Drained, Failure> {
+    let mut drained = Drained::default();
+    for shard in context.live.shards() {
+        loop {
+            let work = match context.live.take(shard, BATCH).await? {
+                Turn::Mine(work) => work,
+                Turn::Others(_) => {
+                    drained.others_at_it = true;
+                    break;
+                }
+            };
+            if work.is_empty() {
+                break;
+            }
+            let outcome = context.store.record(shard, &work.transitions).await?;
+            context.live.ack(shard, &work).await?;
+            drained.transitions += work.len() as u64;
+            drained.recorded += outcome.recorded as u64;
+            if !work.unreadable.is_empty() {
+                tracing::warn!(
+                    count = work.unreadable.len(),
+                    "the stream held entries that are no transitions"
+                );
+            }
+            if !outcome.unknown.is_empty() {
+                tracing::warn!(
+                    count = outcome.unknown.len(),
+                    first = outcome.unknown[0],
+                    "users of whom SQL knows nothing were present; their transitions are set aside, and they are fenced off"
+                );
+                if let Err(error) = context.presence.account_changed(&outcome.unknown).await {
+                    tracing::warn!(%error, "unknown users could not be fenced off");
+                }
+            }
+        }
+    }
+    Ok(drained)
+}

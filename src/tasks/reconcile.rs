@@ -1,0 +1,105 @@
+//! The reconciler: what a Redis that was away, restarted, or lost its data leaves to put right.
+//!
+//! At the start and after each reconnection it looks whether the server began a new life (the epoch). If so the fence is
+//! built anew at once; and when that server has been heard for a whole TTL, those whom SQL still calls present and who
+//! have not come back are declared offline, no earlier (invariant 9).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::Context;
+use crate::model::{Millis, UserId};
+use crate::presence::{PresenceError, Trouble};
+
+const CHUNK: u32 = 1_000;
+const RETRY: Duration = Duration::from_secs(1);
+/// A look for its own sake, should anything ever go unnoticed.
+const ROUND: Duration = Duration::from_secs(3_600);
+
+/// What a reconciliation found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Users whom SQL calls present.
+    pub present_in_sql: u64,
+    /// Those of whom the live set knew nothing, now declared offline.
+    pub declared: u64,
+    /// How long Redis must still be heard before anybody can be missed; nothing was declared then.
+    pub too_early: Option<Duration>,
+}
+
+pub(super) async fn run(context: &Context) {
+    static TROUBLE: Trouble = Trouble::new("the reconciler must wait for Redis or SQL");
+    let mut reconnections = context.live.reconnections();
+    loop {
+        context.live.connected().await;
+        let next = match settle(context).await {
+            Ok(next) => {
+                TROUBLE.over();
+                next
+            }
+            Err(error) => {
+                TROUBLE.note(&error);
+                sleep(RETRY).await;
+                continue;
+            }
+        };
+        let _ = timeout(next, reconnections.next()).await;
+    }
+}
+
+/// Returns when to look again.
+async fn settle(context: &Context) -> Result<Duration, PresenceError> {
+    let mut data_may_be_lost = false;
+    for shard in context.live.shards() {
+        let unfenced = context.live.fence(shard).await?.is_none();
+        data_may_be_lost |= context.live.epoch(shard).await?.is_new || unfenced;
+    }
+    context.presence.restore_fence(data_may_be_lost).await?;
+    let reconciled = reconcile_once(context).await?;
+    if let Some(wait) = reconciled.too_early {
+        return Ok(wait);
+    }
+    if reconciled.declared > 0 {
+        tracing::warn!(count = reconciled.declared, "users whom Redis no longer knew were declared offline");
+    }
+    Ok(ROUND)
+}
+
+/// One pass over those whom SQL calls present.
+pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceError> {
+    let mut reconciled = Reconciled::default();
+    let mut epochs = HashMap::new();
+    for shard in context.live.shards() {
+        let epoch = context.live.epoch(shard).await?;
+        // A millisecond more: a heartbeat on the epoch's very first one still counts on the last.
+        let heard_enough = context.live.ttl() + Duration::from_millis(2);
+        if let Some(wait) = heard_enough.checked_sub(epoch.age).filter(|wait| !wait.is_zero()) {
+            reconciled.too_early = reconciled.too_early.max(Some(wait));
+        }
+        epochs.insert(shard, epoch);
+    }
+    let mut after = 0;
+    loop {
+        let page = context.store.present_in_mirror_after(after, CHUNK).await?;
+        let Some(last) = page.last() else { break };
+        after = last.user;
+        reconciled.present_in_sql += page.len() as u64;
+        if reconciled.too_early.is_some() {
+            continue;
+        }
+        let mut shards: HashMap<u32, Vec<(UserId, Option<Millis>)>> = HashMap::new();
+        for row in page {
+            shards.entry(context.live.shard_of(row.user)).or_default().push((row.user, row.last_seen));
+        }
+        for (shard, users) in shards {
+            match context.live.reconcile(shard, &epochs[&shard], &users).await? {
+                Some(declared) => reconciled.declared += declared,
+                // The server began yet another life meanwhile.
+                None => reconciled.too_early = Some(context.live.ttl()),
+            }
+        }
+    }
+    Ok(reconciled)
+}

@@ -1,0 +1,89 @@
+//! The sweeper: makes offline punctual (invariant 4).
+//!
+//! Redis publishes an expiry when it gets round to deleting the key, which with a hundred thousand others may be minutes
+//! later. The live set knows each deadline; the sweeper sleeps until the next one, and claims what has passed.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Context, SweepNow};
+use crate::live::{LiveError, LiveSet};
+use crate::presence::Trouble;
+
+/// Deadlines claimed in one call: some 5 ms of Redis's time.
+const CHUNK: u32 = 500;
+/// Between two looks, so that a busy second costs twenty-five calls and not thousands; half of it is the median wait.
+const PAUSE: Duration = Duration::from_millis(40);
+/// The longest sleep: a deadline can come nearer without a word, where a session ends and leaves an older one.
+const NAP: Duration = Duration::from_millis(500);
+
+/// What a sweep found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Deadlines that had passed.
+    pub passed: u64,
+    /// Those that this sweep claimed; the others went to another one.
+    pub claimed: u64,
+    /// Members of the live set that were no user ids, and were dropped.
+    pub strays: u64,
+}
+
+pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
+    static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
+    loop {
+        let sleep = match look(&context.live, shard).await {
+            Ok((_, next)) => {
+                TROUBLE.over();
+                next
+            }
+            Err(error) => {
+                TROUBLE.note(&error);
+                NAP
+            }
+        };
+        let _ = timeout(sleep, now.notified()).await;
+    }
+}
+
+/// Claims all that has passed in every shard.
+pub async fn sweep_once(live: &LiveSet) -> Result<Swept, LiveError> {
+    let mut swept = Swept::default();
+    for shard in live.shards() {
+        loop {
+            let (found, next) = look(live, shard).await?;
+            swept.passed += found.passed;
+            swept.claimed += found.claimed;
+            swept.strays += found.strays;
+            if !next.is_zero() {
+                break;
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// Claims what has passed, a chunk at most; returns how long to sleep then, zero where there is more.
+async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError> {
+    let due = live.due(shard, CHUNK).await?;
+    let mut swept = Swept { passed: due.passed.len() as u64, ..Swept::default() };
+    if !due.strays.is_empty() {
+        tracing::warn!(
+            count = due.strays.len(),
+            first = due.strays[0],
+            "the live set held members that are no user ids"
+        );
+        live.drop_strays(shard, &due.strays).await?;
+        swept.strays = due.strays.len() as u64;
+    }
+    if !due.passed.is_empty() {
+        let users: Vec<_> = due.passed.iter().map(|(user, _)| *user).collect();
+        swept.claimed = live.claim(shard, &users).await?;
+    }
+    let sleep = match due.next_in {
+        Some(more) if more.is_zero() => more,
+        Some(next) => next.saturating_add(Duration::from_millis(1)).clamp(PAUSE, NAP),
+        None => NAP,
+    };
+    Ok((swept, sleep))
+}

@@ -1,0 +1,72 @@
+//! `lua/leave.lua`
+
+use presenced::model::HeartbeatWord::{Away, Online};
+use presenced::model::SessionId;
+
+use super::{Bench, TTL_MS};
+
+fn sid(name: &str) -> SessionId {
+    SessionId::parse(name).unwrap()
+}
+
+#[tokio::test]
+async fn the_last_session_takes_the_user_along_once() {
+    let bench = Bench::start().await;
+    let (seen, _) = bench.beat_at(7, "phone", Online).await;
+    for _ in 0..2 {
+        bench.live.leave(7, &sid("phone")).await.unwrap();
+    }
+    assert_eq!(bench.deadline(7), None);
+    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
+    assert_eq!(bench.entries()[1][4], seen.0.to_string(), "a logout is no sign of life");
+    let mark = bench.redis.cli(&["TTL", "presence:{0}:ended:phone"]).parse::<i64>().unwrap();
+    assert!((890..=900).contains(&mark), "the mark stands as long as an access token lives: {mark}");
+}
+
+#[tokio::test]
+async fn another_session_keeps_the_user_and_its_own_deadline_counts() {
+    let bench = Bench::start().await;
+    let (first, _) = bench.beat_at(7, "laptop", Online).await;
+    bench.age_session(7, "laptop", 40_000);
+    bench.beat(7, "phone", Online).await;
+    for _ in 0..2 {
+        bench.live.leave(7, &sid("phone")).await.unwrap();
+    }
+    assert_eq!(bench.deadline(7), Some(first.0 - 40_000 + TTL_MS));
+    assert_eq!(bench.transitions(), ["7 online heartbeat"]);
+}
+
+#[tokio::test]
+async fn when_the_online_session_ends_the_idle_one_makes_the_user_away() {
+    let bench = Bench::start().await;
+    bench.beat(7, "laptop", Online).await;
+    bench.beat(7, "phone", Away).await;
+    for _ in 0..2 {
+        bench.live.leave(7, &sid("laptop")).await.unwrap();
+    }
+    assert_eq!(bench.field(7, "status"), "away");
+    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away logout"]);
+}
+
+#[tokio::test]
+async fn a_dead_session_keeps_nobody() {
+    let bench = Bench::start().await;
+    bench.beat(7, "laptop", Online).await;
+    bench.age_session(7, "laptop", TTL_MS + 1_000);
+    bench.beat(7, "phone", Online).await;
+    bench.age_session(7, "laptop", TTL_MS + 1_000);
+    bench.live.leave(7, &sid("phone")).await.unwrap();
+    assert_eq!(bench.deadline(7), None);
+    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
+}
+
+#[tokio::test]
+async fn a_session_that_was_not_there_is_marked_and_changes_nothing() {
+    let bench = Bench::start().await;
+    bench.beat(7, "phone", Online).await;
+    bench.live.leave(7, &sid("tablet")).await.unwrap();
+    bench.live.leave(9, &sid("none")).await.unwrap();
+    assert!(bench.deadline(7).is_some());
+    assert_eq!(bench.transitions(), ["7 online heartbeat"]);
+    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:ended:tablet", "presence:{0}:ended:none"]), "2");
+}

@@ -1,0 +1,140 @@
+//! Each script on a real Redis: a case per reply, the keys afterwards, and a second run that must harm nothing.
+
+mod block;
+mod claim;
+mod heartbeat;
+mod leave;
+mod reads;
+mod reconcile;
+mod set_status;
+mod take;
+
+use std::time::Duration;
+
+use presenced::live::{Fence, Heartbeat, HeartbeatOutcome, LiveSet, Options};
+use presenced::model::{HeartbeatWord, Millis, SessionId, SessionKey, UserId};
+
+use crate::support::redis::RedisServer;
+
+/// The TTL of these tests: long, because what is to be old is aged by hand.
+pub const TTL_MS: i64 = 120_000;
+
+/// A Redis of its own with a live set that has a fence.
+pub struct Bench {
+    pub redis: RedisServer,
+    pub live: LiveSet,
+}
+
+impl Bench {
+    pub async fn start() -> Self {
+        let bench = Self::unfenced().await;
+        bench.raise_fence().await;
+        bench
+    }
+
+    pub async fn unfenced() -> Self {
+        let redis = RedisServer::start(&[]).await;
+        let live = live_set(&redis, "bench", 1);
+        live.connected().await;
+        Self { redis, live }
+    }
+
+    pub async fn raise_fence(&self) {
+        let fence = Fence { cursor: "0".into(), moves: 1 };
+        self.live.block(0, None, Some(&fence), &[]).await.unwrap();
+    }
+
+    pub async fn beat(&self, user: UserId, sid: &str, word: HeartbeatWord) -> HeartbeatOutcome {
+        self.beat_at(user, sid, word).await.1
+    }
+
+    pub async fn beat_at(&self, user: UserId, sid: &str, word: HeartbeatWord) -> (Millis, HeartbeatOutcome) {
+        let beat = Heartbeat { who: key(user, sid), word };
+        let (now, outcomes) = self.live.heartbeat(0, &[beat]).await.unwrap();
+        (now, outcomes[0])
+    }
+
+    /// Lets `ms` pass for one user: every instant of him in Redis moves back by it.
+    pub fn age(&self, user: UserId, ms: i64) {
+        const AGE: &str = "local key, live, user, ms = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+            local flat = redis.call('HGETALL', key)
+            for i = 1, #flat, 2 do
+              local at, rest = string.match(flat[i + 1], '^(%d+)(.*)$')
+              if at then redis.call('HSET', key, flat[i], string.format('%d', tonumber(at) - ms) .. rest) end
+            end
+            redis.call('ZINCRBY', live, -ms, user)
+            local deadline = redis.call('PEXPIRETIME', key)
+            if deadline > 0 then redis.call('PEXPIREAT', key, deadline - ms) end
+            return 'aged'";
+        let (key, ms) = (format!("presence:{{0}}:user:{user}"), ms.to_string());
+        let aged = self.redis.cli(&["EVAL", AGE, "2", &key, "presence:{0}:live", &user.to_string(), &ms]);
+        assert_eq!(aged, "aged");
+    }
+
+    /// The same for one session only; the user's own deadline stays.
+    pub fn age_session(&self, user: UserId, sid: &str, ms: i64) {
+        let (key, field) = (format!("presence:{{0}}:user:{user}"), format!("s:{sid}"));
+        let value = self.redis.cli(&["HGET", &key, &field]);
+        let (at, rest) = value.split_once(' ').map_or((value.as_str(), ""), |(at, word)| (at, word));
+        let aged = format!("{} {rest}", at.parse::<i64>().unwrap() - ms);
+        self.redis.cli(&["HSET", &key, &field, aged.trim_end()]);
+    }
+
+    /// What the stream holds: `user to reason` a line, in order.
+    pub fn transitions(&self) -> Vec<String> {
+        self.entries().into_iter().map(|entry| format!("{} {} {}", entry[0], entry[1], entry[2])).collect()
+    }
+
+    /// What the stream holds: user, to, reason, at, seen.
+    pub fn entries(&self) -> Vec<[String; 5]> {
+        let lines = self.redis.cli(&["XRANGE", "presence:{0}:transitions", "-", "+"]);
+        let lines: Vec<&str> = lines.lines().collect();
+        lines
+            .chunks_exact(11)
+            .map(|entry| {
+                assert_eq!(
+                    [entry[1], entry[3], entry[5], entry[7], entry[9]],
+                    ["user", "to", "reason", "at", "seen"]
+                );
+                [entry[2], entry[4], entry[6], entry[8], entry[10]].map(ToString::to_string)
+            })
+            .collect()
+    }
+
+    pub fn field(&self, user: UserId, field: &str) -> String {
+        self.redis.cli(&["HGET", &format!("presence:{{0}}:user:{user}"), field])
+    }
+
+    pub fn exists(&self, user: UserId) -> bool {
+        self.redis.cli(&["EXISTS", &format!("presence:{{0}}:user:{user}")]) == "1"
+    }
+
+    /// The deadline in the live set and that of the key, which must be one.
+    pub fn deadline(&self, user: UserId) -> Option<i64> {
+        let score = self.redis.cli(&["ZSCORE", "presence:{0}:live", &user.to_string()]);
+        let of_key = self.redis.cli(&["PEXPIRETIME", &format!("presence:{{0}}:user:{user}")]);
+        if score.is_empty() {
+            assert_eq!(of_key, "-2", "a presence key without a deadline in the live set");
+            return None;
+        }
+        assert_eq!(score, of_key, "the key expires at its deadline");
+        Some(score.parse().unwrap())
+    }
+}
+
+pub fn live_set(redis: &RedisServer, instance: &str, shards: u32) -> LiveSet {
+    LiveSet::open(Options {
+        url: redis.url(),
+        ttl: Duration::from_millis(TTL_MS.unsigned_abs()),
+        shards,
+        ended_ttl: Duration::from_secs(900),
+        instance: instance.into(),
+        command_timeout: Duration::from_millis(1_500),
+    })
+    .unwrap()
+}
+
+/// `""` for a token without `sid`.
+pub fn key(user: UserId, sid: &str) -> SessionKey {
+    SessionKey { user, sid: SessionId::parse(sid) }
+}

@@ -1,0 +1,93 @@
+//! `lua/read.lua`, `lua/online.lua`, `lua/unsettled.lua` and `lua/seen.lua`: what reads, and never writes.
+
+use presenced::model::HeartbeatWord::{Away, Online};
+use presenced::model::{OnlineStatus, Page, Presence};
+
+use super::{Bench, TTL_MS, live_set};
+
+#[tokio::test]
+async fn a_read_tells_status_and_last_heartbeat_in_the_order_asked() {
+    let bench = Bench::start().await;
+    let (first, _) = bench.beat_at(1, "phone", Online).await;
+    let (second, _) = bench.beat_at(2, "phone", Away).await;
+    bench.beat(3, "phone", Online).await;
+    bench.age(3, TTL_MS + 1);
+    let read = bench.live.read(&[2, 9, 1, 3]).await.unwrap();
+    let online = Presence { status: OnlineStatus::Online, last_seen: first };
+    let away = Presence { status: OnlineStatus::Away, last_seen: second };
+    assert_eq!(read, [Some(away), None, Some(online), None]);
+    assert_eq!(bench.live.read(&[]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_read_sees_that_the_online_session_has_died() {
+    let bench = Bench::start().await;
+    bench.beat(1, "laptop", Online).await;
+    bench.beat(1, "phone", Away).await;
+    bench.age_session(1, "laptop", TTL_MS + 1_000);
+    let read = bench.live.read(&[1]).await.unwrap();
+    assert_eq!(read[0].unwrap().status, OnlineStatus::Away);
+}
+
+#[tokio::test]
+async fn a_shorter_ttl_counts_from_the_next_heartbeat_on() {
+    let bench = Bench::start().await;
+    bench.beat(1, "phone", Online).await;
+    bench.age(1, 60_000);
+    // Whatever the TTL of the reader: the key says how long its heartbeat counts.
+    assert!(bench.live.read(&[1]).await.unwrap()[0].is_some());
+}
+
+#[tokio::test]
+async fn the_online_list_is_ordered_paged_and_counted_on_one_shard_and_on_many() {
+    for shards in [1, 4] {
+        let bench = Bench::unfenced().await;
+        let live = live_set(&bench.redis, "sharded", shards);
+        live.connected().await;
+        for user in 1..=10 {
+            let (key, score) =
+                (format!("presence:{{{}}}:live", user % i64::from(shards)), 9_000_000_000_000 + user);
+            bench.redis.cli(&["ZADD", &key, &score.to_string(), &user.to_string()]);
+        }
+        bench.redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);
+        let page = live.online(Page { number: 2, size: 4 }).await.unwrap();
+        assert_eq!((page.count, page.users), (10, vec![6, 5, 4, 3]), "{shards} shards");
+        let past = live.online(Page { number: 9, size: 4 }).await.unwrap();
+        assert_eq!((past.count, past.users), (10, vec![]));
+        assert_eq!(live.online_count().await.unwrap(), 10);
+    }
+}
+
+#[tokio::test]
+async fn the_unsettled_are_those_in_the_stream_and_those_past_their_deadline() {
+    let bench = Bench::start().await;
+    bench.beat(1, "phone", Online).await;
+    bench.beat(1, "phone", Away).await;
+    bench.beat(2, "phone", Online).await;
+    bench.age(2, TTL_MS + 5);
+    let mut unsettled = bench.live.unsettled(100).await.unwrap();
+    unsettled.sort_unstable_by_key(|(user, _)| *user);
+    assert_eq!(unsettled, [(1, OnlineStatus::Away), (2, OnlineStatus::Offline)]);
+}
+
+#[tokio::test]
+async fn the_seen_are_paged_through_without_a_gap_where_many_share_a_deadline() {
+    let bench = Bench::start().await;
+    let far = 9_000_000_000_000_i64;
+    for user in 1..=50 {
+        let deadline = far + (user / 20);
+        bench.redis.cli(&["ZADD", "presence:{0}:live", &deadline.to_string(), &user.to_string()]);
+    }
+    let (mut users, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let (seen, more) = bench.live.seen(0, after, 7).await.unwrap();
+        users.extend(seen);
+        pages += 1;
+        let Some(deadline) = more else { break };
+        after = Some(deadline);
+    }
+    users.sort_unstable();
+    assert_eq!(users.iter().map(|(user, _)| *user).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
+    assert!(users.iter().all(|(user, seen)| seen.0 == far + (user / 20) - TTL_MS));
+    assert!(pages <= 4, "{pages}");
+}

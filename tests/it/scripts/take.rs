@@ -1,0 +1,120 @@
+//! `lua/take.lua`, `lua/ack.lua` and `lua/resign.lua`
+
+use std::time::Duration;
+
+use presenced::live::{LiveSet, Turn, Work};
+use presenced::model::HeartbeatWord::Online;
+use presenced::model::{OnlineStatus, Reason};
+
+use super::{Bench, live_set};
+use crate::support::poll::eventually;
+
+async fn mine(live: &LiveSet, most: u32) -> Work {
+    match live.take(0, most).await.unwrap() {
+        Turn::Mine(work) => work,
+        Turn::Others(wait) => panic!("another has the turn for {wait:?}"),
+    }
+}
+
+fn users(work: &Work) -> Vec<i64> {
+    work.transitions.iter().map(|transition| transition.user).collect()
+}
+
+async fn come_online(bench: &Bench, users: impl IntoIterator<Item = i64>) {
+    for user in users {
+        bench.beat(user, "phone", Online).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_is_given_again_until_it_is_acknowledged() {
+    let bench = Bench::start().await;
+    assert!(mine(&bench.live, 10).await.is_empty(), "nothing yet, not even a stream");
+    come_online(&bench, 1..=3).await;
+    let first = mine(&bench.live, 2).await;
+    assert_eq!(users(&first), [1, 2]);
+    assert_eq!(first.transitions[0].to, OnlineStatus::Online);
+    assert_eq!(first.transitions[0].reason, Reason::Heartbeat);
+    assert_eq!(mine(&bench.live, 2).await, first);
+    let all = mine(&bench.live, 10).await;
+    assert_eq!(users(&all), [1, 2, 3], "what is pending comes first, and the new after it");
+    for _ in 0..2 {
+        bench.live.ack(0, &all).await.unwrap();
+    }
+    assert!(mine(&bench.live, 10).await.is_empty());
+    assert_eq!(bench.redis.cli(&["XLEN", "presence:{0}:transitions"]), "0");
+    assert!(bench.redis.cli(&["XPENDING", "presence:{0}:transitions", "persist"]).starts_with('0'));
+    assert_eq!(bench.live.backlog().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn another_persisters_turn_is_respected_and_a_dead_ones_taken_over() {
+    let bench = Bench::start().await;
+    come_online(&bench, 1..=3).await;
+    let other = live_set(&bench.redis, "other", 1);
+    other.connected().await;
+    let taken = mine(&other, 2).await;
+    let Turn::Others(wait) = bench.live.take(0, 10).await.unwrap() else { panic!("two at once") };
+    assert!(wait > Duration::ZERO && wait <= Duration::from_secs(3));
+    // The other never comes back.
+    let work = eventually(Duration::from_secs(5), async || match bench.live.take(0, 10).await.unwrap() {
+        Turn::Mine(work) => Ok(work),
+        Turn::Others(wait) => Err(wait),
+    })
+    .await;
+    assert_eq!(users(&work), [1, 2, 3]);
+    assert_eq!(work.transitions[..2], taken.transitions);
+}
+
+#[tokio::test]
+async fn a_foreign_consumers_pending_entries_are_taken_over_in_order() {
+    let bench = Bench::start().await;
+    come_online(&bench, 1..=4).await;
+    let stream = "presence:{0}:transitions";
+    bench.redis.cli(&["XGROUP", "CREATE", stream, "persist", "0"]);
+    bench.redis.cli(&["XREADGROUP", "GROUP", "persist", "dead", "COUNT", "2", "STREAMS", stream, ">"]);
+    let work = eventually(Duration::from_secs(5), async || match bench.live.take(0, 10).await.unwrap() {
+        Turn::Mine(work) => Ok(work),
+        Turn::Others(wait) => Err(wait),
+    })
+    .await;
+    assert_eq!(users(&work), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn what_is_no_transition_is_named_and_let_go() {
+    let bench = Bench::start().await;
+    bench.redis.cli(&["XADD", "presence:{0}:transitions", "*", "hello", "world"]);
+    come_online(&bench, [5]).await;
+    let work = mine(&bench.live, 10).await;
+    assert_eq!(users(&work), [5]);
+    assert_eq!(work.unreadable.len(), 1);
+    bench.live.ack(0, &work).await.unwrap();
+    assert_eq!(bench.live.backlog().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_name_is_taken_off_only_when_nothing_hangs_on_it() {
+    let bench = Bench::start().await;
+    come_online(&bench, [1]).await;
+    let work = mine(&bench.live, 10).await;
+    bench.live.resign().await.unwrap();
+    let consumers = || bench.redis.cli(&["XINFO", "CONSUMERS", "presence:{0}:transitions", "persist"]);
+    assert!(consumers().contains("bench"));
+    bench.live.ack(0, &work).await.unwrap();
+    bench.live.resign().await.unwrap();
+    assert!(!consumers().contains("bench"));
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_there_is_work() {
+    let bench = Bench::start().await;
+    let waiting = tokio::spawn({
+        let live = bench.live.clone();
+        async move {
+            live.wait_for_transitions().await.unwrap();
+        }
+    });
+    come_online(&bench, [1]).await;
+    tokio::time::timeout(Duration::from_secs(2), waiting).await.unwrap().unwrap();
+}
