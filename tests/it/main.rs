@@ -6,4 +6,5 @@ mod rooms;
 mod scripts;
 mod servers;
 mod service;
+mod store;
 mod support;
