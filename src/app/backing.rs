@@ -156,11 +156,9 @@ pub(super) async fn redis(
     settings: &Settings,
     folder: &DataFolder,
 ) -> anyhow::Result<(String, Option<EmbeddedRedis>)> {
-    match &settings.redis_url {
-        Some(url) => Ok((url.reveal().to_string(), None)),
-        None => {
-            let embedded = EmbeddedRedis::start(&folder.redis()).await?;
-            Ok((embedded.url(), Some(embedded)))
-        }
+    if let Some(url) = &settings.redis_url {
+        return Ok((url.reveal().to_string(), None));
     }
+    let embedded = EmbeddedRedis::start(&folder.redis()).await?;
+    Ok((embedded.url(), Some(embedded)))
 }

@@ -109,12 +109,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
 /// Makes the account `admin` where there is no account at all; returns what to print of its password.
 async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Option<String>> {
-    let (password, shown) = match &settings.admin_password {
-        Some(password) => (password.reveal().to_string(), "as PRESENCE_ADMIN_PASSWORD has it".to_string()),
-        None => {
-            let made = backing::random_text()?[..20].to_string();
-            (made.clone(), made)
-        }
+    let (password, shown) = if let Some(password) = &settings.admin_password {
+        (password.reveal().to_string(), "as PRESENCE_ADMIN_PASSWORD has it".to_string())
+    } else {
+        let made = backing::random_text()?[..20].to_string();
+        (made.clone(), made)
     };
     let made = identity.ensure_admin(&password).await.context("the account 'admin' could not be made")?;
     Ok(made.then_some(shown))

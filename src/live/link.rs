@@ -46,7 +46,7 @@ impl Link {
         let (up_now, up) = watch::channel(false);
         let mut errors = client.error_rx();
         let mut reconnects = client.reconnect_rx();
-        let watched = client.clone();
+        let seen_from = client.clone();
         let watcher = tokio::spawn(async move {
             loop {
                 // A lagged receiver has missed some news, not the state: that is read off the client.
@@ -54,7 +54,7 @@ impl Link {
                     _ = errors.recv() => {},
                     _ = reconnects.recv() => {},
                 }
-                up_now.send_replace(watched.is_connected());
+                up_now.send_replace(seen_from.is_connected());
             }
         });
         client.connect();

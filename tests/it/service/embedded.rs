@@ -11,7 +11,7 @@ use crate::support::tether;
 
 async fn start(data: &std::path::Path, env: &[(&str, &str)]) -> Presenced {
     Presenced::start(PresencedOptions {
-        ttl: Some(Duration::from_secs(60)),
+        ttl: Some(Duration::from_mins(1)),
         data: Some(data.to_path_buf()),
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..PresencedOptions::default()
@@ -117,7 +117,7 @@ async fn a_second_service_on_the_same_folder_is_told_so() {
     let _first = start(&data, &[]).await;
     let second =
         Presenced::try_start(PresencedOptions { data: Some(data), ..PresencedOptions::default() }).await;
-    let (code, output) = second.err().expect("two on one folder");
+    let (code, output) = second.expect_err("two on one folder");
     assert_eq!(code, 1);
     assert!(
         output.contains("another presenced uses the folder") && output.contains("PRESENCE_DATA_DIR"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::http::Api;
-use crate::support::mint::{access_token, secret_variable};
+use crate::support::mint::secret_variable;
 use crate::support::postgres::{Postgres, TestDatabase};
 use crate::support::process::{Presenced, PresencedOptions};
 use crate::support::redis::RedisServer;
@@ -31,8 +31,6 @@ pub struct Scene {
     pub redis: RedisServer,
     pub sql: Sql,
     pub api: Api,
-    /// A token of user 1, an admin.
-    pub admin: String,
     url: String,
     _database: Option<TestDatabase>,
     _folder: TempDir,
@@ -65,16 +63,7 @@ impl Scene {
         })
         .await;
         let api = Api::new(service.base_url());
-        Self {
-            service,
-            redis,
-            sql,
-            api,
-            admin: access_token(1, "admin"),
-            url,
-            _database: test_database,
-            _folder: folder,
-        }
+        Self { service, redis, sql, api, url, _database: test_database, _folder: folder }
     }
 
     pub fn database_url(&self) -> String {

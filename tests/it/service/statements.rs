@@ -109,13 +109,13 @@ async fn steady_heartbeats_send_sqlite_nothing() {
         url: redis.url(),
         ttl,
         shards: 1,
-        ended_ttl: Duration::from_secs(900),
+        ended_ttl: Duration::from_mins(15),
         instance: "test".into(),
         command_timeout: Duration::from_millis(1_500),
     })
     .unwrap();
     live.connected().await;
-    let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_secs(900));
+    let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_mins(15));
     let context = Context {
         live: live.clone(),
         store: store.clone(),

@@ -63,7 +63,7 @@ async fn strangers_are_set_aside_on_postgres() {
 
 #[tokio::test]
 async fn a_deleted_user_with_a_live_key_is_out_within_a_second() {
-    let scene = Scene::start(Database::Postgres, 10, Duration::from_secs(60), &[]).await;
+    let scene = Scene::start(Database::Postgres, 10, Duration::from_mins(1), &[]).await;
     let token = access_token(5, "phone");
     assert_eq!(scene.api.heartbeat(&token).await.0, 200);
     scene.sql.run("DELETE FROM users WHERE id = 5").await;
