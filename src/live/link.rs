@@ -18,6 +18,8 @@ use super::{LiveError, Options, Result};
 /// How long a call already under way waits for a lost connection to come back. With it an answer that Redis is dead
 /// comes well within the 500 ms that API.md allows.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a blocking read may wait for something to read.
+pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between attempts to connect.
 const RECONNECT_DELAY_MS: u32 = 100;
 /// How many expiry events may wait for the listener before it has to look for itself.

@@ -76,7 +76,7 @@ impl LiveSet {
         Ok(Self {
             front: Link::open(&options, std::time::Duration::ZERO)?,
             back: Link::open(&options, std::time::Duration::ZERO)?,
-            blocking: Link::open(&options, super::stream::BLOCK)?,
+            blocking: Link::open(&options, super::link::BLOCK)?,
             options,
         })
     }

@@ -6,6 +6,7 @@ use fred::interfaces::StreamsInterface;
 use fred::types::{Key, Value};
 
 use super::keys::Keys;
+use super::link::BLOCK;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -13,8 +14,6 @@ use crate::model::{Millis, StreamId, Transition};
 
 /// The consumer group of every persister.
 const GROUP: &str = "persist";
-/// How long one wait for work lasts.
-pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// For how long another persister's turn is respected: a dead one's work is taken over after that.
 const LEASE: Duration = Duration::from_secs(3);
 
