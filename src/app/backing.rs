@@ -162,3 +162,14 @@ pub(super) async fn redis(
     let embedded = EmbeddedRedis::start(&folder.redis()).await?;
     Ok((embedded.url(), Some(embedded)))
 }
+
+/// Makes sure that Redis is used with the number of shards that it was used with before.
+pub(super) async fn check_shards(settings: &Settings, live: &LiveSet) -> anyhow::Result<()> {
+    let (asked, found) = (settings.shards(), live.settle_shards().await?);
+    anyhow::ensure!(
+        asked == found,
+        "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
+         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
+    );
+    Ok(())
+}

@@ -64,7 +64,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         },
     );
     let admin_password = ensure_admin(settings, &identity).await?;
-    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_err() {
+    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_ok() {
+        if let Err(error) = backing::check_shards(settings, &live).await {
+            end(embedded).await;
+            return Err(error);
+        }
+    } else {
         tracing::warn!(
             "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
         );

@@ -104,6 +104,17 @@ impl LiveSet {
         Ok(self.front.run(self.front.client().ping::<()>(None)).await??)
     }
 
+    /// Notes with how many shards this Redis is used, and says with how many it was before. Another number would look for
+    /// everyone in the wrong place.
+    pub async fn settle_shards(&self) -> Result<u32> {
+        use fred::interfaces::KeysInterface;
+        let client = self.front.client();
+        let (ours, key) = (i64::from(self.options.shards), Keys::shards());
+        let first = fred::types::SetOptions::NX;
+        self.front.run(client.set::<(), _, _>(key.clone(), ours, None, Some(first), false)).await??;
+        Ok(self.front.run(client.get::<u32, _>(key)).await??)
+    }
+
     /// The shard that holds a user.
     pub fn shard_of(&self, user: UserId) -> u32 {
         u32::try_from(user.unsigned_abs() % u64::from(self.options.shards)).unwrap_or(0)

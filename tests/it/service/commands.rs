@@ -157,3 +157,15 @@ async fn check_offline_users_says_what_it_found_and_did() {
     let said = text(&output.stdout);
     assert!(said.contains("present in SQL: 1, unknown to Redis and declared offline: 1"), "{said}");
 }
+
+#[tokio::test]
+async fn another_number_of_shards_is_refused() {
+    let scene = Scene::start(Database::Sqlite, 1, Duration::from_mins(1), &[]).await;
+    let (url, redis) = (scene.database_url(), scene.redis.url());
+    let env = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &redis), ("PRESENCE_SHARDS", "4")];
+    let folder = tether::folder("shards");
+    let env = [&env[..], &[("PRESENCE_LISTEN", "127.0.0.1:0")]].concat();
+    let output = presenced(folder.path(), &env, &[]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("PRESENCE_SHARDS=1"), "{output:?}");
+}
