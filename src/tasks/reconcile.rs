@@ -57,6 +57,7 @@ async fn settle(context: &Context) -> Result<Duration, PresenceError> {
         data_may_be_lost |= context.live.epoch(shard).await?.is_new || unfenced;
     }
     context.presence.restore_fence(data_may_be_lost).await?;
+    context.live.forget_the_gone().await?;
     let reconciled = reconcile_once(context).await?;
     if let Some(wait) = reconciled.too_early {
         return Ok(wait);

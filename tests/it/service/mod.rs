@@ -3,6 +3,7 @@
 mod commands;
 mod crowd;
 mod embedded;
+mod kills;
 mod punctual;
 mod statements;
 mod strangers;
