@@ -107,8 +107,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     drop(stop_http);
     let _ = (&mut server).await;
     tasks.stop().await;
+    tracing::debug!("the loops have ended");
     live.close().await;
+    tracing::debug!("the connections to Redis are closed");
     end(embedded).await;
+    tracing::debug!("stopped");
     outcome
 }
 

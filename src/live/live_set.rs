@@ -93,9 +93,9 @@ impl LiveSet {
         Reconnections(self.back.reconnections())
     }
 
-    /// Closes the connections.
+    /// Closes the connections; the blocking one goes with the process, for it hears nothing while it waits.
     pub async fn close(&self) {
-        tokio::join!(self.front.close(), self.back.close(), self.blocking.close());
+        tokio::join!(self.front.close(), self.back.close());
     }
 
     /// Whether Redis answers.
