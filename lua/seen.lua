@@ -1,15 +1,16 @@
 -- Pages through who is present by deadline: what the write-behind of last_seen reads.
 --
 -- KEYS  1 live (zset)
--- ARGV  1 deadline in ms after which to start ('' for now)  2 members at most
+-- ARGV  1 deadline in ms after which to start ('' for now)  2 deadline at which to end (+inf for the last; whoever sends
+--       heartbeats meanwhile moves ahead of a reader without end)  3 members at most
 -- Reply now_ms, then user id and deadline in ms of each, ascending; the page is longer than asked for where several
 --       users share its last deadline
 -- Appends nothing; reads never write.
 -- Cost  O(log n + members)
-local live, after, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local live, after, until_ms, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
 local from = after == '' and now or ('(' .. after)
-local page = redis.call('ZRANGE', live, from, '+inf', 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+local page = redis.call('ZRANGE', live, from, until_ms, 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
 if #page == most * 2 then
   local last = page[#page]
   local known = {}

@@ -1,7 +1,7 @@
 -- The whole schema. Times are RFC 3339 text in UTC with milliseconds (2026-01-15T10:30:00.123Z), so they sort as text.
 
 -- Accounts. Nothing that the persister writes (online_status, last_seen, presence_version) is indexed: index upkeep is
--- what batches cost.
+-- what batches cost (an index over the present rows took a fifth of the speed, to save 28 ms in 100,000 accounts).
 CREATE TABLE users (
     -- Primary key; never given twice (AUTOINCREMENT). The user id in tokens and in Redis.
     id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),

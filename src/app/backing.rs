@@ -156,11 +156,20 @@ pub(super) async fn redis(
     settings: &Settings,
     folder: &DataFolder,
 ) -> anyhow::Result<(String, Option<EmbeddedRedis>)> {
-    match &settings.redis_url {
-        Some(url) => Ok((url.reveal().to_string(), None)),
-        None => {
-            let embedded = EmbeddedRedis::start(&folder.redis()).await?;
-            Ok((embedded.url(), Some(embedded)))
-        }
+    if let Some(url) = &settings.redis_url {
+        return Ok((url.reveal().to_string(), None));
     }
+    let embedded = EmbeddedRedis::start(&folder.redis()).await?;
+    Ok((embedded.url(), Some(embedded)))
+}
+
+/// Makes sure that Redis is used with the number of shards that it was used with before.
+pub(super) async fn check_shards(settings: &Settings, live: &LiveSet) -> anyhow::Result<()> {
+    let (asked, found) = (settings.shards(), live.settle_shards().await?);
+    anyhow::ensure!(
+        asked == found,
+        "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
+         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
+    );
+    Ok(())
 }

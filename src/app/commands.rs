@@ -88,6 +88,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         tokio::time::timeout(PATIENCE, live.connected())
             .await
             .context("Redis does not answer: is REDIS_URL right, and the server up?")?;
+        backing::check_shards(settings, &live).await?;
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
         let context =
             Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };

@@ -64,7 +64,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         },
     );
     let admin_password = ensure_admin(settings, &identity).await?;
-    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_err() {
+    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_ok() {
+        if let Err(error) = backing::check_shards(settings, &live).await {
+            end(embedded).await;
+            return Err(error);
+        }
+    } else {
         tracing::warn!(
             "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
         );
@@ -109,12 +114,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
 /// Makes the account `admin` where there is no account at all; returns what to print of its password.
 async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Option<String>> {
-    let (password, shown) = match &settings.admin_password {
-        Some(password) => (password.reveal().to_string(), "as PRESENCE_ADMIN_PASSWORD has it".to_string()),
-        None => {
-            let made = backing::random_text()?[..20].to_string();
-            (made.clone(), made)
-        }
+    let (password, shown) = if let Some(password) = &settings.admin_password {
+        (password.reveal().to_string(), "as PRESENCE_ADMIN_PASSWORD has it".to_string())
+    } else {
+        let made = backing::random_text()?[..20].to_string();
+        (made.clone(), made)
     };
     let made = identity.ensure_admin(&password).await.context("the account 'admin' could not be made")?;
     Ok(made.then_some(shown))

@@ -66,7 +66,7 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_ADMIN_PASSWORD", global = true, value_name = "PASSWORD", hide_env_values = true, value_parser = secret)]
     pub admin_password: Option<Secret>,
 
-    /// How often last_seen of those who stay online is written to SQL (0 turns it off; 1s to 1h)
+    /// How often the `last_seen` of those who stay online is written to SQL (0 turns it off; 1s to 1h)
     #[arg(long, env = "PRESENCE_LAST_SEEN_FLUSH", default_value = "60s", global = true, value_name = "TIME", value_parser = flush)]
     pub last_seen_flush: Duration,
 
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn times_are_read_with_a_unit_or_as_seconds() {
-        assert_eq!(ttl("120s"), Ok(Duration::from_secs(120)));
+        assert_eq!(ttl("120s"), Ok(Duration::from_mins(2)));
         assert_eq!(ttl("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(refresh_ttl("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(refresh_ttl("7d"), Ok(Duration::from_hours(168)));
         assert_eq!(flush("0"), Ok(Duration::ZERO));
     }
 

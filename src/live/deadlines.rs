@@ -34,6 +34,13 @@ pub struct Epoch {
     pub is_new: bool,
 }
 
+/// A place in the walk over who is present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenPlace {
+    after: Millis,
+    until: Millis,
+}
+
 impl LiveSet {
     /// Whose deadline has passed in a shard (`lua/due.lua`), at most `most` of them.
     pub async fn due(&self, shard: u32, most: u32) -> Result<Due> {
@@ -123,25 +130,31 @@ impl LiveSet {
         Ok(u64::try_from(declared).ok())
     }
 
-    /// A page of who is present by deadline, with the last heartbeat that follows from it (`lua/seen.lua`), and the
-    /// deadline to go on from (`None` at the end).
+    /// A page of who is present by deadline, with the last heartbeat that follows from it (`lua/seen.lua`), and where
+    /// to go on (`None` at the end). Users who send heartbeats meanwhile move out of the walk: their time comes again.
     pub async fn seen(
         &self,
         shard: u32,
-        after: Option<Millis>,
+        from: Option<SeenPlace>,
         most: u32,
-    ) -> Result<(Vec<(UserId, Millis)>, Option<Millis>)> {
+    ) -> Result<(Vec<(UserId, Millis)>, Option<SeenPlace>)> {
         let reply: Vec<i64> = named::seen
             .run(&self.back, || {
-                let after = after.map_or_else(|| Value::from_static_str(""), |after| Value::from(after.0));
-                (vec![Keys::of(shard).live()], vec![after, i64::from(most).into()])
+                let bounds = match from {
+                    Some(place) => [place.after.0.into(), place.until.0.into()],
+                    None => [Value::from_static_str(""), Value::from_static_str("+inf")],
+                };
+                let [after, until] = bounds;
+                (vec![Keys::of(shard).live()], vec![after, until, i64::from(most).into()])
             })
             .await?;
-        let pairs = reply.get(1..).unwrap_or_default();
+        let (now, pairs) = reply.split_first().ok_or_else(|| unexpected("seen", "nothing"))?;
+        let until = from.map_or(Millis(now + self.ttl_ms()), |place| place.until);
         let last = pairs.chunks_exact(2).last().map(|pair| Millis(pair[1]));
         let full = pairs.len() / 2 >= most as usize;
         let seen = pairs.chunks_exact(2).filter(|pair| pair[0] > 0);
-        Ok((seen.map(|pair| (pair[0], Millis(pair[1] - self.ttl_ms()))).collect(), last.filter(|_| full)))
+        let users = seen.map(|pair| (pair[0], Millis(pair[1] - self.ttl_ms()))).collect();
+        Ok((users, last.filter(|last| full && *last < until).map(|after| SeenPlace { after, until })))
     }
 
     /// Asks for the turn to write `last_seen` behind, which lasts for `span`: one process of many gets it.

@@ -69,7 +69,7 @@ impl ExpiryEvents {
             channel,
             events,
             reconnections,
-            keeper: keeper,
+            keeper,
         })
     }
 

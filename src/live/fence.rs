@@ -108,7 +108,8 @@ impl LiveSet {
         let keys = Keys::of(self.shard_of(user));
         let blocked = self.front.client().sismember::<bool, _, _>(keys.blocked(), user);
         let ended = self.front.client().exists::<bool, _>(keys.ended(sid));
-        let (blocked, ended) = tokio::join!(self.front.run(blocked), self.front.run(ended));
+        let (blocked, ended) =
+            tokio::join!(Box::pin(self.front.run(blocked)), Box::pin(self.front.run(ended)));
         Ok((blocked??, ended?? && sid.is_some()))
     }
 

@@ -50,6 +50,11 @@ impl Keys {
         self.named("flush")
     }
 
+    /// How many shards this Redis has been used with; in the first one, which there is always.
+    pub(super) fn shards() -> Key {
+        Self::of(0).named("shards")
+    }
+
     fn named(self, name: &str) -> Key {
         format!("presence:{{{}}}:{name}", self.shard).into()
     }

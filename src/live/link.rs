@@ -18,6 +18,8 @@ use super::{LiveError, Options, Result};
 /// How long a call already under way waits for a lost connection to come back. With it an answer that Redis is dead
 /// comes well within the 500 ms that API.md allows.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a blocking read may wait for something to read.
+pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between attempts to connect.
 const RECONNECT_DELAY_MS: u32 = 100;
 /// How many expiry events may wait for the listener before it has to look for itself.
@@ -46,7 +48,7 @@ impl Link {
         let (up_now, up) = watch::channel(false);
         let mut errors = client.error_rx();
         let mut reconnects = client.reconnect_rx();
-        let watched = client.clone();
+        let seen_from = client.clone();
         let watcher = tokio::spawn(async move {
             loop {
                 // A lagged receiver has missed some news, not the state: that is read off the client.
@@ -54,7 +56,7 @@ impl Link {
                     _ = errors.recv() => {},
                     _ = reconnects.recv() => {},
                 }
-                up_now.send_replace(watched.is_connected());
+                up_now.send_replace(seen_from.is_connected());
             }
         });
         client.connect();

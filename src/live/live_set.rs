@@ -76,7 +76,7 @@ impl LiveSet {
         Ok(Self {
             front: Link::open(&options, std::time::Duration::ZERO)?,
             back: Link::open(&options, std::time::Duration::ZERO)?,
-            blocking: Link::open(&options, super::stream::BLOCK)?,
+            blocking: Link::open(&options, super::link::BLOCK)?,
             options,
         })
     }
@@ -102,6 +102,17 @@ impl LiveSet {
     pub async fn ping(&self) -> Result<()> {
         use fred::interfaces::ClientLike;
         Ok(self.front.run(self.front.client().ping::<()>(None)).await??)
+    }
+
+    /// Notes with how many shards this Redis is used, and says with how many it was before. Another number would look for
+    /// everyone in the wrong place.
+    pub async fn settle_shards(&self) -> Result<u32> {
+        use fred::interfaces::KeysInterface;
+        let client = self.front.client();
+        let (ours, key) = (i64::from(self.options.shards), Keys::shards());
+        let first = fred::types::SetOptions::NX;
+        self.front.run(client.set::<(), _, _>(key.clone(), ours, None, Some(first), false)).await??;
+        Ok(self.front.run(client.get::<u32, _>(key)).await??)
     }
 
     /// The shard that holds a user.

@@ -17,7 +17,7 @@ mod stream;
 
 use std::time::Duration;
 
-pub use deadlines::{Due, Epoch};
+pub use deadlines::{Due, Epoch, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, Verdict};

@@ -6,6 +6,7 @@ use fred::interfaces::StreamsInterface;
 use fred::types::{Key, Value};
 
 use super::keys::Keys;
+use super::link::BLOCK;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -13,8 +14,6 @@ use crate::model::{Millis, StreamId, Transition};
 
 /// The consumer group of every persister.
 const GROUP: &str = "persist";
-/// How long one wait for work lasts.
-pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// For how long another persister's turn is respected: a dead one's work is taken over after that.
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -129,14 +128,19 @@ impl Work {
     }
 }
 
+/// The last instant that both databases can hold: the end of the year 9999.
+const END_OF_TIME: i64 = 253_402_300_799_999;
+
+/// `None` for what no script of ours writes: one odd entry must not keep a batch from being committed.
 fn parse(id: &str, fields: &[String]) -> Option<Transition> {
+    let instant = |text: &str| text.parse().ok().filter(|ms| (0..=END_OF_TIME).contains(ms)).map(Millis);
     let field = |name: &str| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
     Some(Transition {
         id: id.parse::<StreamId>().ok()?,
-        user: field("user")?.parse().ok()?,
+        user: field("user")?.parse().ok().filter(|user| *user > 0)?,
         to: field("to")?.parse().ok()?,
         reason: field("reason")?.parse().ok()?,
-        at: Millis(field("at")?.parse().ok()?),
-        last_seen: field("seen").and_then(|seen| seen.parse().ok()).map(Millis),
+        at: instant(field("at")?)?,
+        last_seen: field("seen").and_then(instant),
     })
 }

@@ -9,7 +9,7 @@ use super::Context;
 use crate::presence::Trouble;
 
 /// A look for its own sake, should a wake-up ever go missing.
-const ROUND: Duration = Duration::from_secs(300);
+const ROUND: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(context: &Context) {

@@ -31,15 +31,15 @@ async fn flush(context: &Context, shard: u32) -> Result<(), PresenceError> {
     if !context.live.flush_turn(shard, turn).await? {
         return Ok(());
     }
-    let mut after = None;
+    let mut place = None;
     loop {
-        let (seen, more) = context.live.seen(shard, after, CHUNK).await?;
+        let (seen, next) = context.live.seen(shard, place, CHUNK).await?;
         if !seen.is_empty() {
             context.store.touch_last_seen(&seen).await?;
         }
-        match more {
-            Some(deadline) => after = Some(deadline),
-            None => return Ok(()),
+        if next.is_none() {
+            return Ok(());
         }
+        place = next;
     }
 }

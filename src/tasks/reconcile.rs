@@ -16,7 +16,7 @@ use crate::presence::{PresenceError, Trouble};
 const CHUNK: u32 = 1_000;
 const RETRY: Duration = Duration::from_secs(1);
 /// A look for its own sake, should anything ever go unnoticed.
-const ROUND: Duration = Duration::from_secs(3_600);
+const ROUND: Duration = Duration::from_hours(1);
 
 /// What a reconciliation found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

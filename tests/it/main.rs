@@ -6,4 +6,6 @@ mod readme;
 mod rooms;
 mod scripts;
 mod servers;
+mod service;
+mod store;
 mod support;

@@ -1,5 +1,6 @@
 //! The scripted sessions of the documentation: see [`crate::support::session`] for how they are written.
 
+use crate::support::process::{Presenced, PresencedOptions};
 use crate::support::session::run_session;
 
 /// A session as a Markdown text. The fence is put together here, as this file's own text must not hold one.
@@ -68,4 +69,25 @@ async fn a_text_without_a_session_fails() {
     assert!(run_session("# A title\n\n```sh\n$ true\n```\n", &[]).await.is_err());
     assert!(run_session("````markdown\n```sh session\n$ true\n```\n````\n", &[]).await.is_err());
     assert!(run_session("```sh session\n$ true\n", &[]).await.is_err());
+}
+
+#[tokio::test]
+async fn the_walk_in_the_readme_is_true() {
+    let service = Presenced::start(PresencedOptions {
+        ttl: Some(std::time::Duration::from_secs(3)),
+        ..PresencedOptions::default()
+    })
+    .await;
+    let port = std::fs::read_to_string(service.data().join("redis/port")).unwrap();
+    let env = [
+        ("ADDRESS", service.base_url().to_owned()),
+        ("ADMIN_PASSWORD", service.printed("admin password: ").unwrap()),
+        ("REDIS_PORT", port),
+        ("DATA", service.data().display().to_string()),
+    ];
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    if let Err(error) = run_session(&readme, &env).await {
+        panic!("{error}\n--- the service said\n{}", service.stderr());
+    }
+    assert_eq!(service.terminate().await, 0);
 }

@@ -20,7 +20,7 @@ use crate::store::{AccountChanges, ChangeCursor, Result, Standing};
 
 const CHANNEL: &str = "presence_account_changes";
 /// The log is pruned this often, by each process that reads it.
-const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// After so long without a notice the server is asked whether the connection still stands (a bare `Sync`, no statement).
 const SILENCE: Duration = Duration::from_secs(15);
@@ -56,9 +56,9 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor, prune: bool) -> Re
     let row: Option<(String, Vec<UserId>)> = lease
         .row(
             query_as(
-                "SELECT xmin::text, ARRAY(SELECT DISTINCT user_id FROM account_changes \
-                 WHERE xid >= CASE WHEN $1::xid8 <= xmin THEN $1::xid8 ELSE '0'::xid8 END) \
-                 FROM pg_snapshot_xmin(pg_current_snapshot()) AS xmin",
+                "SELECT oldest::text, ARRAY(SELECT DISTINCT user_id FROM account_changes \
+                 WHERE xid >= CASE WHEN $1::xid8 <= oldest THEN $1::xid8 ELSE '0'::xid8 END) \
+                 FROM pg_snapshot_xmin(pg_current_snapshot()) AS oldest",
             )
             .bind(&from),
         )

@@ -33,7 +33,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// A batch may take this long: thousands of rows on a slow disk, or behind another batch of its shard.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Migrations may take this long once the server has answered.
-const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
+const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
 /// `Sync`) is no statement.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);

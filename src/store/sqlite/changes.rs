@@ -21,7 +21,7 @@ use crate::store::{AccountChanges, ChangeCursor, Result, Standing};
 /// How often the end of the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The log is pruned this often, by each process that reads it.
-const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// The last id that the log has given, whatever was pruned since.
 macro_rules! end_of_log {

@@ -38,7 +38,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// A batch may take this long: thousands of rows on a slow disk.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Migrations may take this long.
-const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
+const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 
 type SqliteLease = Lease<sqlx::Sqlite>;
 

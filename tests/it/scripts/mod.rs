@@ -127,7 +127,7 @@ pub fn live_set(redis: &RedisServer, instance: &str, shards: u32) -> LiveSet {
         url: redis.url(),
         ttl: Duration::from_millis(TTL_MS.unsigned_abs()),
         shards,
-        ended_ttl: Duration::from_secs(900),
+        ended_ttl: Duration::from_mins(15),
         instance: instance.into(),
         command_timeout: Duration::from_millis(1_500),
     })

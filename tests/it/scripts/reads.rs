@@ -73,21 +73,44 @@ async fn the_unsettled_are_those_in_the_stream_and_those_past_their_deadline() {
 #[tokio::test]
 async fn the_seen_are_paged_through_without_a_gap_where_many_share_a_deadline() {
     let bench = Bench::start().await;
-    let far = 9_000_000_000_000_i64;
+    let soon = chrono::Utc::now().timestamp_millis() + 60_000;
     for user in 1..=50 {
-        let deadline = far + (user / 20);
+        let deadline = soon + (user / 20);
         bench.redis.cli(&["ZADD", "presence:{0}:live", &deadline.to_string(), &user.to_string()]);
     }
-    let (mut users, mut after, mut pages) = (Vec::new(), None, 0);
+    let (mut users, mut place, mut pages) = (Vec::new(), None, 0);
     loop {
-        let (seen, more) = bench.live.seen(0, after, 7).await.unwrap();
+        let (seen, next) = bench.live.seen(0, place, 7).await.unwrap();
         users.extend(seen);
         pages += 1;
-        let Some(deadline) = more else { break };
-        after = Some(deadline);
+        if next.is_none() {
+            break;
+        }
+        place = next;
     }
     users.sort_unstable();
     assert_eq!(users.iter().map(|(user, _)| *user).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
-    assert!(users.iter().all(|(user, seen)| seen.0 == far + (user / 20) - TTL_MS));
+    assert!(users.iter().all(|(user, seen)| seen.0 == soon + (user / 20) - TTL_MS));
     assert!(pages <= 4, "{pages}");
+}
+
+#[tokio::test]
+async fn a_walk_over_the_seen_ends_though_everyone_keeps_moving_ahead() {
+    let bench = Bench::start().await;
+    for user in 1..=40 {
+        bench.beat(user, "phone", Online).await;
+    }
+    let (mut place, mut pages) = (None, 0);
+    loop {
+        let (seen, next) = bench.live.seen(0, place, 4).await.unwrap();
+        for (user, _) in seen {
+            bench.beat(user, "phone", Online).await;
+        }
+        pages += 1;
+        if next.is_none() {
+            break;
+        }
+        place = next;
+        assert!(pages < 30, "a walk without end");
+    }
 }

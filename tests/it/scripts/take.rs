@@ -118,3 +118,40 @@ async fn a_wait_ends_when_there_is_work() {
     come_online(&bench, [1]).await;
     tokio::time::timeout(Duration::from_secs(2), waiting).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_the_group_has_passed_and_nobody_holds_is_given_all_the_same() {
+    let bench = Bench::start().await;
+    come_online(&bench, [1, 2]).await;
+    bench.redis.cli(&["XGROUP", "CREATE", "presence:{0}:transitions", "persist", "$"]);
+    let work = mine(&bench.live, 10).await;
+    assert_eq!(users(&work), [1, 2]);
+    bench.live.ack(0, &work).await.unwrap();
+    assert_eq!(bench.live.backlog().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_instant_or_a_user_that_cannot_be_is_no_transition() {
+    let bench = Bench::start().await;
+    for [user, at] in
+        [["0", "5"], ["-3", "5"], ["7", "-1"], ["7", "999999999999999999"], ["7", "x"], ["x", "5"]]
+    {
+        bench.redis.cli(&[
+            "XADD",
+            "presence:{0}:transitions",
+            "*",
+            "user",
+            user,
+            "to",
+            "online",
+            "reason",
+            "login",
+            "at",
+            at,
+            "seen",
+            "5",
+        ]);
+    }
+    let work = mine(&bench.live, 10).await;
+    assert_eq!((work.transitions.len(), work.unreadable.len()), (0, 6));
+}

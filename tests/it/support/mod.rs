@@ -7,6 +7,8 @@
 //! | [`redis`] | a private redis-server per test |
 //! | [`process`] | the real `presenced` binary |
 //! | [`http`] | a client for its API |
+//! | [`mint`] | access tokens minted elsewhere |
+//! | [`sql`] | plain SQL beside the service |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
@@ -16,9 +18,11 @@
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
 pub mod http;
+pub mod mint;
 pub mod poll;
 pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod session;
+pub mod sql;
 pub mod tether;

@@ -1,0 +1,171 @@
+//! The command line: what each command prints, and how a bad setting ends the start.
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use super::{Database, Scene};
+use crate::support::mint::access_token;
+use crate::support::poll::eventually;
+use crate::support::tether;
+
+fn presenced(data: &std::path::Path, env: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_presenced"));
+    for name in ["DATABASE_URL", "REDIS_URL"] {
+        command.env_remove(name);
+    }
+    command.env("PRESENCE_DATA_DIR", data).envs(env.iter().copied()).args(arguments);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn migrate_and_create_user_make_a_database_that_is_ready() {
+    let folder = tether::folder("commands");
+    let migrated = presenced(folder.path(), &[], &["migrate"]);
+    assert!(text(&migrated.stdout).contains("applied: 0001"), "{migrated:?}");
+    assert!(text(&presenced(folder.path(), &[], &["migrate"]).stdout).contains("up to date"));
+    let user = ["create-user", "--username", "ada", "--email", "ada@example.com", "--role", "admin"];
+    let made = presenced(folder.path(), &[], &user);
+    assert!(made.status.success(), "{made:?}");
+    let said = text(&made.stdout);
+    assert!(said.contains("created: ada (id 1, admin, active)") && said.contains("password: "), "{said}");
+    let again = presenced(folder.path(), &[], &user);
+    assert!(!again.status.success());
+    assert!(text(&again.stderr).contains("taken"), "{again:?}");
+    let bad = presenced(
+        folder.path(),
+        &[],
+        &["create-user", "--username", "eve", "--email", "no", "--role", "king"],
+    );
+    assert!(!bad.status.success());
+    assert!(text(&bad.stderr).contains("email"), "{bad:?}");
+}
+
+#[test]
+fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
+    let folder = tether::folder("settings");
+    for (name, value, must_say) in [
+        ("PRESENCE_TTL", "0s", "from 1s to 1h"),
+        ("PRESENCE_TTL", "soon", "from 1s to 1h"),
+        ("PRESENCE_LISTEN", "nowhere", "--listen"),
+        ("PRESENCE_SHARDS", "0", "1..=1024"),
+        ("PRESENCE_JWT_SECRET", "short", "32 bytes"),
+        ("PRESENCE_TRUSTED_SECRETS", "short", "32 bytes"),
+        ("PRESENCE_ACCESS_TTL", "0", "from 1s"),
+        ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
+        ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
+        ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
+        ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
+    ] {
+        let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{name}={value}");
+        assert!(said.contains(must_say), "{name}={value}: {said}");
+        let flag = name.trim_start_matches("PRESENCE_").to_lowercase().replace('_', "-");
+        assert!(said.contains(&format!("--{flag}")), "{name} is not named: {said}");
+        assert!(!said.contains("hunter2") && !said.contains("short\n"), "a secret is shown: {said}");
+    }
+}
+
+#[test]
+fn help_names_every_variable_and_shows_no_secret() {
+    let folder = tether::folder("help");
+    let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+    let help = presenced(
+        folder.path(),
+        &[("PRESENCE_JWT_SECRET", secret), ("REDIS_URL", "redis://:hunter2@x")],
+        &["--help"],
+    );
+    let said = text(&help.stdout);
+    for name in [
+        "PRESENCE_LISTEN",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "PRESENCE_DATA_DIR",
+        "PRESENCE_TTL",
+        "PRESENCE_SHARDS",
+        "PRESENCE_JWT_SECRET",
+        "PRESENCE_ACCESS_TTL",
+        "PRESENCE_REFRESH_TTL",
+        "PRESENCE_ADMIN_PASSWORD",
+        "PRESENCE_LAST_SEEN_FLUSH",
+        "PRESENCE_REFRESH_GRACE",
+        "PRESENCE_TRUSTED_SECRETS",
+    ] {
+        assert!(said.contains(name), "{name}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn an_address_in_use_is_said_before_anything_starts() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tether::folder("taken");
+    let output = presenced(folder.path(), &[("PRESENCE_LISTEN", &address)], &["serve"]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("PRESENCE_LISTEN"), "{output:?}");
+    assert!(!folder.path().join("redis").exists());
+}
+
+/// After a service that was killed, the command does what its sweeper and persister would have done.
+#[tokio::test]
+async fn check_offline_users_says_what_it_found_and_did() {
+    let scene = Scene::start(Database::Postgres, 20, Duration::from_secs(1), &[]).await;
+    for user in 2..=20 {
+        assert_eq!(scene.api.heartbeat(&access_token(user, "phone")).await.0, 200);
+    }
+    scene.service.kill9().await;
+    eventually(Duration::from_secs(5), async || {
+        let now = chrono::Utc::now().timestamp_millis().to_string();
+        let passed = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "-inf", &now]);
+        if passed == scene.redis.cli(&["ZCARD", "presence:{0}:live"]) { Ok(()) } else { Err(passed) }
+    })
+    .await;
+    let url = scene.database_url();
+    let env = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &scene.redis.url()), ("PRESENCE_TTL", "1s")];
+    let folder = tether::folder("check");
+    let output = presenced(folder.path(), &env, &["check-offline-users"]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let number = |label: &str| -> i64 {
+        let line = said
+            .lines()
+            .find_map(|line| line.split_once(label))
+            .unwrap_or_else(|| panic!("no {label} in {said}"));
+        line.1.split(|c: char| !c.is_ascii_digit()).find(|word| !word.is_empty()).unwrap().parse().unwrap()
+    };
+    assert!(number("deadlines passed: ") >= 1, "{said}");
+    assert!(number("taken offline now: ") >= 1, "{said}");
+    assert_eq!(number("online now: "), 0, "{said}");
+    eventually(Duration::from_secs(5), async || {
+        let left =
+            scene.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+    super::assert_alternates(&scene.histories().await);
+    // Someone whom SQL calls online and Redis does not know: the legacy of another system, or of a lost Redis.
+    scene
+        .sql
+        .run("UPDATE users SET online_status = 'online', last_seen = now() - interval '1 hour' WHERE id = 3")
+        .await;
+    let output = presenced(folder.path(), &env, &["check-offline-users"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("present in SQL: 1, unknown to Redis and declared offline: 1"), "{said}");
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_refused() {
+    let scene = Scene::start(Database::Sqlite, 1, Duration::from_mins(1), &[]).await;
+    let (url, redis) = (scene.database_url(), scene.redis.url());
+    let env = [("DATABASE_URL", url.as_str()), ("REDIS_URL", &redis), ("PRESENCE_SHARDS", "4")];
+    let folder = tether::folder("shards");
+    let env = [&env[..], &[("PRESENCE_LISTEN", "127.0.0.1:0")]].concat();
+    let output = presenced(folder.path(), &env, &[]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("PRESENCE_SHARDS=1"), "{output:?}");
+}

@@ -1,0 +1,156 @@
+//! The embedded default: starts with nothing, stops with nothing lost, and comes back after any end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::http::{Api, Tokens};
+use crate::support::poll::eventually;
+use crate::support::process::{Presenced, PresencedOptions};
+use crate::support::tether;
+
+async fn start(data: &std::path::Path, env: &[(&str, &str)]) -> Presenced {
+    Presenced::start(PresencedOptions {
+        ttl: Some(Duration::from_mins(1)),
+        data: Some(data.to_path_buf()),
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..PresencedOptions::default()
+    })
+    .await
+}
+
+fn redis_port(data: &std::path::Path) -> u16 {
+    std::fs::read_to_string(data.join("redis/port")).unwrap().parse().unwrap()
+}
+
+fn is_up(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+async fn sign_in(service: &Presenced, password: &str) -> (Api, Tokens) {
+    let api = Api::new(service.base_url());
+    let tokens = api.login_with("admin", password).await;
+    (api, tokens)
+}
+
+async fn status(api: &Api, tokens: &Tokens) -> String {
+    // Not an activity of user 1's, were he silent: asked of SQL's mirror through the list would be; so ask Redis's answer.
+    let (_, body, _) = api.get("me/", Some(&tokens.access)).await;
+    body["user"]["online_status"].as_str().unwrap_or("none").to_owned()
+}
+
+#[tokio::test]
+async fn a_sigterm_stops_the_child_too_and_a_new_start_finds_everything() {
+    let folder = tether::folder("embedded");
+    let data = folder.path().join("data");
+    let service = start(&data, &[]).await;
+    let password = service.printed("admin password: ").expect("the password is printed at the first start");
+    let (api, tokens) = sign_in(&service, &password).await;
+    assert_eq!(status(&api, &tokens).await, "online");
+    let port = redis_port(&data);
+    let stopping = Instant::now();
+    assert_eq!(service.terminate().await, 0);
+    assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
+    eventually(
+        Duration::from_secs(5),
+        async || if is_up(port) { Err("redis-server is still up") } else { Ok(()) },
+    )
+    .await;
+
+    let service = start(&data, &[]).await;
+    assert_eq!(service.printed("admin password: "), None, "printed once");
+    assert_eq!(redis_port(&data), port, "the same port, so that an operator finds it again");
+    let api = Api::new(service.base_url());
+    assert_eq!(status(&api, &tokens).await, "online", "token, secret and presence have lasted");
+    let key = format!("presence:{{0}}:user:{}", tokens.user_id());
+    let out = std::process::Command::new("redis-cli")
+        .args(["-p", &port.to_string(), "HGET", &key, "since"])
+        .output();
+    assert!(!out.unwrap().stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_kill_9_leaves_no_orphan_and_nothing_lost() {
+    let folder = tether::folder("killed");
+    let data = folder.path().join("data");
+    let mut first: Option<(String, Tokens)> = None;
+    for life in 0..5 {
+        let service = start(&data, &[]).await;
+        let port = redis_port(&data);
+        let api = Api::new(service.base_url());
+        if let Some((_, tokens)) = &first {
+            assert_eq!(status(&api, tokens).await, "online", "life {life}");
+        } else {
+            let password = service.printed("admin password: ").unwrap();
+            let (_, tokens) = sign_in(&service, &password).await;
+            first = Some((password, tokens));
+        }
+        // What is acknowledged is on its way to the file: everysec.
+        let tokens = &first.as_ref().unwrap().1;
+        eventually(Duration::from_secs(5), async || {
+            let info = std::process::Command::new("redis-cli")
+                .args(["-p", &port.to_string(), "INFO", "persistence"])
+                .output()
+                .unwrap();
+            let info = String::from_utf8(info.stdout).unwrap();
+            if info.contains("aof_pending_bio_fsync:0") && info.contains("aof_buffer_length:0") {
+                Ok(())
+            } else {
+                Err(info)
+            }
+        })
+        .await;
+        assert_eq!(api.heartbeat(&tokens.access).await.0, 200);
+        service.kill9().await;
+        if life % 2 == 0 {
+            // Not always waited for: a start right away must do as well.
+            eventually(Duration::from_secs(5), async || if is_up(port) { Err("an orphan") } else { Ok(()) })
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_service_on_the_same_folder_is_told_so() {
+    let folder = tether::folder("twice");
+    let data = folder.path().join("data");
+    let _first = start(&data, &[]).await;
+    let second =
+        Presenced::try_start(PresencedOptions { data: Some(data), ..PresencedOptions::default() }).await;
+    let (code, output) = second.expect_err("two on one folder");
+    assert_eq!(code, 1);
+    assert!(
+        output.contains("another presenced uses the folder") && output.contains("PRESENCE_DATA_DIR"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_child_that_dies_is_started_again_with_its_data() {
+    let folder = tether::folder("child");
+    let data = folder.path().join("data");
+    let service = start(&data, &[("PRESENCE_ADMIN_PASSWORD", "a password of the test")]).await;
+    let line = service.printed("admin password: ").unwrap();
+    assert!(!line.contains("of the test"), "a password that was set is not printed: {line}");
+    let (api, tokens) = sign_in(&service, "a password of the test").await;
+    let port = redis_port(&data);
+    let cli = |words: &[&str]| {
+        let out = std::process::Command::new("redis-cli")
+            .args(["-p", &port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let pid = cli(&["INFO", "server"])
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:").map(str::to_owned))
+        .unwrap();
+    assert!(std::process::Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
+    eventually(Duration::from_secs(10), async || {
+        let (status, body, _) = api.heartbeat(&tokens.access).await;
+        if status == 200 { Ok(()) } else { Err((status, body)) }
+    })
+    .await;
+    assert_eq!(service.terminate().await, 0);
+}

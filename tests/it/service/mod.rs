@@ -1,0 +1,106 @@
+//! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
+
+mod commands;
+mod crowd;
+mod embedded;
+mod punctual;
+mod statements;
+mod strangers;
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::http::Api;
+use crate::support::mint::secret_variable;
+use crate::support::postgres::{Postgres, TestDatabase};
+use crate::support::process::{Presenced, PresencedOptions};
+use crate::support::redis::RedisServer;
+use crate::support::sql::Sql;
+
+/// Which database a test runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+/// A service with a Redis of its own and a seeded database.
+pub struct Scene {
+    pub service: Presenced,
+    pub redis: RedisServer,
+    pub sql: Sql,
+    pub api: Api,
+    url: String,
+    _database: Option<TestDatabase>,
+    _folder: TempDir,
+}
+
+impl Scene {
+    /// Users 1 to `users` exist, user 1 is an admin, and the service runs with these variables besides.
+    pub async fn start(database: Database, users: i64, ttl: Duration, env: &[(&str, &str)]) -> Self {
+        let folder = crate::support::tether::folder("scene");
+        let (url, test_database) = match database {
+            Database::Sqlite => (format!("sqlite://{}", folder.path().join("presence.db").display()), None),
+            Database::Postgres => {
+                let database = Postgres::database().await;
+                (database.url.clone(), Some(database))
+            }
+        };
+        let redis = RedisServer::start(&[]).await;
+        let store = presenced::store::open(&url, &presenced::store::Options::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let sql = Sql::open(&url).await;
+        sql.seed(1, users).await;
+        let mut variables = vec![secret_variable()];
+        variables.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let service = Presenced::start(PresencedOptions {
+            database_url: Some(url.clone()),
+            redis_url: Some(redis.url()),
+            ttl: Some(ttl),
+            env: variables,
+            ..PresencedOptions::default()
+        })
+        .await;
+        let api = Api::new(service.base_url());
+        Self { service, redis, sql, api, url, _database: test_database, _folder: folder }
+    }
+
+    pub fn database_url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// A user's history: from, to, reason, at (ms), `recorded_at` (ms); in order.
+    pub async fn history(&self, user: i64) -> Vec<Vec<String>> {
+        let (at, recorded_at) = (self.sql.ms("at"), self.sql.ms("recorded_at"));
+        let query = format!(
+            "SELECT from_status, to_status, reason, {at}, {recorded_at} FROM presence_transitions WHERE user_id = {user} \
+             ORDER BY id"
+        );
+        self.sql.rows(&query).await
+    }
+
+    /// Every user's history, as [`Self::history`] with the user's id before.
+    pub async fn histories(&self) -> Vec<Vec<String>> {
+        let (at, recorded_at) = (self.sql.ms("at"), self.sql.ms("recorded_at"));
+        let query = format!(
+            "SELECT CAST(user_id AS text), from_status, to_status, reason, {at}, {recorded_at} FROM presence_transitions \
+             ORDER BY user_id, id"
+        );
+        self.sql.rows(&query).await
+    }
+}
+
+/// Fails where a history does not begin offline, does not chain, or stands still.
+pub fn assert_alternates(histories: &[Vec<String>]) {
+    let mut last: Option<(&str, &str)> = None;
+    for row in histories {
+        let before = match last {
+            Some((user, status)) if user == row[0] => status,
+            _ => "offline",
+        };
+        assert_eq!(row[1], before, "user {} was {before}: {row:?}", row[0]);
+        assert_ne!(row[1], row[2], "{row:?}");
+        last = Some((&row[0], &row[2]));
+    }
+}

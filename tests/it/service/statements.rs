@@ -1,0 +1,141 @@
+//! Invariant 2: a steady heartbeat costs no SQL at all.
+
+use std::time::Duration;
+
+use presenced::live::LiveSet;
+use presenced::model::{HeartbeatWord, SessionId, SessionKey};
+use presenced::presence::PresenceService;
+use presenced::store::{NewAccount, Options, PasswordHash};
+use presenced::tasks::{Context, Tasks};
+use tokio::time::Instant;
+
+use crate::support::http::Api;
+use crate::support::mint::{access_token, secret_variable};
+use crate::support::poll::eventually;
+use crate::support::postgres::PrivatePostgres;
+use crate::support::process::{Presenced, PresencedOptions};
+use crate::support::redis::RedisServer;
+use crate::support::sql::Sql;
+
+const USERS: i64 = 1_000;
+
+/// What the server's log holds of statements, one each, in its own words.
+fn statements(log: &str) -> Vec<String> {
+    log.lines()
+        .filter_map(|line| line.split_once("LOG:  execute ").or_else(|| line.split_once("LOG:  statement: ")))
+        .map(|(_, statement)| statement.to_owned())
+        .collect()
+}
+
+/// The server itself says which statements it was sent, a minute long.
+#[tokio::test]
+async fn a_thousand_users_who_stay_online_for_a_minute_cost_no_sql_but_the_write_behind() {
+    let server = PrivatePostgres::start().await;
+    let database = server.database().await;
+    let redis = RedisServer::start(&[]).await;
+    let store = presenced::store::open(&database.url, &Options::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    drop(store);
+    let sql = Sql::open(&database.url).await;
+    sql.seed(1, USERS).await;
+    sql.run("ALTER SYSTEM SET log_statement = 'all'").await;
+    sql.rows("SELECT pg_reload_conf()::text").await;
+    let service = Presenced::start(PresencedOptions {
+        database_url: Some(database.url.clone()),
+        redis_url: Some(redis.url()),
+        ttl: Some(Duration::from_secs(10)),
+        env: vec![secret_variable(), ("PRESENCE_LAST_SEEN_FLUSH".into(), "20s".into())],
+        ..PresencedOptions::default()
+    })
+    .await;
+    let api = Api::new(service.base_url());
+    let tokens: Vec<_> = (1..=USERS).map(|user| access_token(user, "phone")).collect();
+    let round = async || {
+        let api = &api;
+        let beats = tokens.chunks(50).map(|tokens| async move {
+            for token in tokens {
+                assert_eq!(api.heartbeat(token).await.0, 200);
+            }
+        });
+        futures_util::future::join_all(beats).await;
+    };
+    let begun = Instant::now();
+    round().await;
+    eventually(Duration::from_secs(10), async || {
+        let online = sql.number("SELECT count(*)::text FROM users WHERE online_status = 'online'").await;
+        if online == USERS { Ok(()) } else { Err(online) }
+    })
+    .await;
+    // The reconciler looks once when Redis has been heard for a TTL; that belongs to the start.
+    while begun.elapsed() < Duration::from_secs(12) {
+        round().await;
+    }
+    let before = statements(&server.output()).len();
+    let steady = Instant::now();
+    let mut beats = 0;
+    while steady.elapsed() < Duration::from_mins(1) {
+        round().await;
+        beats += USERS;
+    }
+    let sent = statements(&server.output())[before..].to_vec();
+    println!("{beats} heartbeats, {} statements", sent.len());
+    let (behind, others): (Vec<_>, Vec<_>) = sent
+        .into_iter()
+        .partition(|statement| ["last_seen", "BEGIN", "COMMIT"].iter().any(|part| statement.contains(part)));
+    assert!(others.is_empty(), "{others:#?}");
+    assert!(!behind.is_empty() && behind.len() <= 12, "three or four flushes of one batch: {behind:#?}");
+}
+
+/// The same by the store's own count, through the service's parts, on SQLite and without the write-behind.
+#[tokio::test]
+async fn steady_heartbeats_send_sqlite_nothing() {
+    let folder = crate::support::tether::folder("sqlite");
+    let redis = RedisServer::start(&[]).await;
+    let url = format!("sqlite://{}", folder.path().join("presence.db").display());
+    let store = presenced::store::open(&url, &Options::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    let account = store
+        .create_account(&NewAccount {
+            username: "ada".into(),
+            email: "ada@example.com".into(),
+            password_hash: PasswordHash("-".into()),
+            role: presenced::model::Role::User,
+            status: presenced::model::AccountStatus::Active,
+        })
+        .await
+        .unwrap();
+    let ttl = Duration::from_secs(1);
+    let live = LiveSet::open(presenced::live::Options {
+        url: redis.url(),
+        ttl,
+        shards: 1,
+        ended_ttl: Duration::from_mins(15),
+        instance: "test".into(),
+        command_timeout: Duration::from_millis(1_500),
+    })
+    .unwrap();
+    live.connected().await;
+    let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_mins(15));
+    let context = Context {
+        live: live.clone(),
+        store: store.clone(),
+        presence: presence.clone(),
+        last_seen_flush: Duration::ZERO,
+        sweep: true,
+    };
+    let tasks = Tasks::start(&context);
+    let who = SessionKey { user: account.id, sid: SessionId::parse("phone") };
+    let steady = async |span: Duration| {
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            presence.heartbeat(&who, HeartbeatWord::Online).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    // Past the start: the transition persisted, the reconciler's look after one TTL.
+    steady(Duration::from_secs(3)).await;
+    let before = store.statements();
+    steady(Duration::from_secs(3)).await;
+    assert_eq!(store.statements(), before);
+    tasks.stop().await;
+}

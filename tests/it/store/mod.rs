@@ -1,0 +1,189 @@
+//! The conformance suite of the store: every test runs on SQLite and on a real PostgreSQL.
+
+mod accounts;
+mod changes;
+mod history;
+mod mirror;
+mod outage;
+mod schema;
+mod sessions;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use presenced::model::{
+    Account, AccountStatus, Millis, OnlineStatus, Reason, Role, StreamId, Transition, UserId,
+};
+use presenced::store::{ChangeCursor, NewAccount, Options, PasswordHash, Store, open};
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+
+use crate::support::poll::eventually;
+use crate::support::postgres::{Postgres, TestDatabase};
+
+/// Makes each function a test on either database.
+macro_rules! on_both {
+    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
+        mod sqlite {
+            $($(#[$meta])* #[tokio::test] async fn $name() { super::$name($crate::store::Db::sqlite().await).await; })+
+        }
+        mod postgres {
+            $($(#[$meta])* #[tokio::test] async fn $name() { super::$name($crate::store::Db::postgres().await).await; })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// A migrated database of one test's own, and a connection to it that is not the store's: the operator's.
+pub struct Db {
+    pub store: Arc<dyn Store>,
+    pub url: String,
+    operator: Operator,
+    _kept: Kept,
+}
+
+enum Operator {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+enum Kept {
+    Folder { _folder: tempfile::TempDir },
+    Database { _database: TestDatabase },
+}
+
+impl Db {
+    pub async fn sqlite() -> Self {
+        let db = Self::empty_sqlite().await;
+        db.store.migrate().await.unwrap();
+        db
+    }
+
+    pub async fn postgres() -> Self {
+        let db = Self::empty_postgres().await;
+        db.store.migrate().await.unwrap();
+        db
+    }
+
+    pub async fn empty_sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("of/its/own/presence.db").display());
+        let store = open(&url, &Options::default()).await.unwrap();
+        let operator = Operator::Sqlite(SqlitePool::connect(&url).await.unwrap());
+        Self { store, url, operator, _kept: Kept::Folder { _folder: folder } }
+    }
+
+    pub async fn empty_postgres() -> Self {
+        let database = Postgres::database().await;
+        let url = database.url.clone();
+        let store = open(&url, &Options::default()).await.unwrap();
+        let operator = Operator::Postgres(PgPool::connect(&url).await.unwrap());
+        Self { store, url, operator, _kept: Kept::Database { _database: database } }
+    }
+
+    /// A second handle, as another instance has one.
+    pub async fn another(&self) -> Arc<dyn Store> {
+        open(&self.url, &Options::default()).await.unwrap()
+    }
+
+    /// What an operator types; both databases understand it.
+    pub async fn sql(&self, sql: &str) {
+        self.try_sql(sql).await.unwrap();
+    }
+
+    pub async fn try_sql(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        match &self.operator {
+            Operator::Sqlite(pool) => script.execute(pool).await.map(drop),
+            Operator::Postgres(pool) => script.execute(pool).await.map(drop),
+        }
+    }
+
+    /// The rows of a query of one text column.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+        match &self.operator {
+            Operator::Sqlite(pool) => query.fetch_all(pool).await.unwrap(),
+            Operator::Postgres(pool) => {
+                sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(pool).await.unwrap()
+            }
+        }
+    }
+
+    /// An account of this name, active.
+    pub async fn user(&self, name: &str) -> UserId {
+        self.user_with(name, AccountStatus::Active).await.id
+    }
+
+    pub async fn user_with(&self, name: &str, status: AccountStatus) -> Account {
+        self.store.create_account(&NewAccount { status, ..new_account(name) }).await.unwrap()
+    }
+
+    /// Accounts with the ids from 1 to `count`, in a database that has none.
+    pub async fn users(&self, count: u32) {
+        let numbers = match self.operator {
+            Operator::Sqlite(_) => {
+                format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+            }
+            Operator::Postgres(_) => format!("WITH n (i) AS (SELECT generate_series(1, {count}))"),
+        };
+        let insert =
+            "INSERT INTO users (username, email, password_hash) SELECT 'u' || i, 'u' || i, 'x' FROM n";
+        self.sql(&format!("{numbers} {insert}")).await;
+    }
+
+    /// `from>to reason ms` of each row of the user's history, in its order.
+    pub async fn history(&self, user: UserId) -> Vec<String> {
+        let ms = match self.operator {
+            Operator::Sqlite(_) => "CAST(round((julianday(at) - 2440587.5) * 86400000) AS INTEGER)",
+            Operator::Postgres(_) => "CAST(EXTRACT(EPOCH FROM at) * 1000 AS bigint)",
+        };
+        self.texts(&format!(
+            "SELECT from_status || '>' || to_status || ' ' || reason || ' ' || {ms} FROM presence_transitions \
+             WHERE user_id = {user} ORDER BY id"
+        ))
+        .await
+    }
+
+    /// A cursor behind which nothing is told any more. On PostgreSQL it takes until the transactions that ran beside
+    /// the last change are done, also those of other databases of the server, hence of other tests.
+    pub async fn settled(&self) -> ChangeCursor {
+        eventually(Duration::from_secs(30), async || {
+            let cursor = self.store.change_cursor().await.unwrap();
+            let told = self.store.account_changes(&cursor).await.unwrap().users;
+            if told.is_empty() { Ok(cursor) } else { Err(told) }
+        })
+        .await
+    }
+
+    /// The mirror and `last_seen` of the user.
+    pub async fn mirror(&self, user: UserId) -> (OnlineStatus, Option<i64>) {
+        let account = self.store.account(user).await.unwrap().unwrap();
+        (account.mirror, account.last_seen.map(|seen| seen.0))
+    }
+}
+
+pub fn new_account(name: &str) -> NewAccount {
+    NewAccount {
+        username: name.to_owned(),
+        email: format!("{name}@example.com"),
+        password_hash: PasswordHash(format!("hash of {name}")),
+        role: Role::User,
+        status: AccountStatus::Active,
+    }
+}
+
+/// A transition whose entry was appended at `ms`, when it also became true; a heartbeat's own instant where the user
+/// is there afterwards.
+pub fn transition(ms: u64, user: UserId, to: OnlineStatus) -> Transition {
+    let at = Millis(i64::try_from(ms).unwrap());
+    let reason = if to.is_online() { Reason::Heartbeat } else { Reason::Expired };
+    let last_seen = to.is_online().then_some(at);
+    Transition { id: StreamId { ms, seq: 0 }, user, to, reason, at, last_seen }
+}
+
+/// A different number at each call: for tokens.
+pub fn serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
