@@ -8,7 +8,7 @@ use std::sync::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{AT_ONCE, Sql, Stage, column, on_both_databases, presence_key, problem};
+use super::{AT_ONCE, Engine, Stage, column, on_both_databases, presence_key, problem};
 use crate::support::{
     http::{Api, PASSWORD, Tokens},
     poll::eventually,
@@ -65,8 +65,8 @@ async fn is_gone(stage: &Stage, another: &Api, name: &str, tokens: &Tokens) {
     assert_eq!(stage.deadline_ms(id), -2);
 }
 
-async fn a_blocked_account_is_gone_within_a_second_and_back_within_another(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_blocked_account_is_gone_within_a_second_and_back_within_another(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let (_another, another) = stage.another(PresencedOptions::default()).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
@@ -116,8 +116,8 @@ async fn a_blocked_account_is_gone_within_a_second_and_back_within_another(sql: 
     assert_eq!(stage.api.login("ada").await.user["online_status"], "online");
 }
 
-async fn no_storm_of_heartbeats_keeps_a_blocked_user_online(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn no_storm_of_heartbeats_keeps_a_blocked_user_online(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let (_another, another) = stage.another(PresencedOptions::default()).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
@@ -164,8 +164,8 @@ async fn no_storm_of_heartbeats_keeps_a_blocked_user_online(sql: Sql) {
     storm.join_all().await;
 }
 
-async fn a_deleted_account_is_gone_within_a_second(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_deleted_account_is_gone_within_a_second(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let (_another, another) = stage.another(PresencedOptions::default()).await;
     let admin = Some(stage.admin.as_str());
     for by_sql in [false, true] {

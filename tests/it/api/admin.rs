@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{AT_ONCE, Sql, Stage, access, column, complaint, on_both_databases, presence_key, problem};
+use super::{AT_ONCE, Engine, Stage, access, column, complaint, on_both_databases, presence_key, problem};
 use crate::support::{
     http::{PASSWORD, send},
     poll::eventually,
@@ -19,8 +19,8 @@ fn new(name: &str) -> Value {
     json!({"username": name, "email": format!("{name}@example.org"), "password": PASSWORD})
 }
 
-async fn accounts_are_made_read_changed_and_deleted(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn accounts_are_made_read_changed_and_deleted(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let (api, admin) = (&stage.api, Some(stage.admin.as_str()));
     let mut body = new("boss");
     (body["role"], body["status"]) = (json!("admin"), json!("pending"));
@@ -100,8 +100,8 @@ async fn accounts_are_made_read_changed_and_deleted(sql: Sql) {
     assert_eq!(stage.user(1).await["role"], "admin");
 }
 
-async fn the_administration_is_for_administrators(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn the_administration_is_for_administrators(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
     let calls = [
@@ -131,8 +131,8 @@ async fn the_administration_is_for_administrators(sql: Sql) {
     assert_eq!(stage.api.get("admin/users/", Some(&stage.admin)).await.1["pagination"]["total"], 2);
 }
 
-async fn a_status_is_set_by_the_rules(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_status_is_set_by_the_rules(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let api = &stage.api;
     let ada = stage.join("ada").await;
     let bob = api.register("bob").await["id"].as_i64().unwrap();

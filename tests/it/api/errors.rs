@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Sql, Stage, complaint, on_both_databases, problem};
+use super::{Engine, Stage, complaint, on_both_databases, problem};
 use crate::support::http::{Answer, PASSWORD, send};
 
 on_both_databases!(no_text_in_any_field_is_more_than_the_service_can_bear);
@@ -39,7 +39,7 @@ const BODIES: [(Method, &str); 8] = [
 
 #[tokio::test]
 async fn a_body_that_cannot_be_read_is_malformed_too_large_or_no_json() {
-    let stage = Stage::start(Sql::Sqlite).await;
+    let stage = Stage::start(Engine::Sqlite).await;
     let nested = "[".repeat(20_000);
     let malformed: [&[u8]; 9] = [
         b"{",
@@ -94,7 +94,7 @@ async fn a_body_that_cannot_be_read_is_malformed_too_large_or_no_json() {
 
 #[tokio::test]
 async fn every_wrong_field_is_named() {
-    let stage = Stage::start(Sql::Sqlite).await;
+    let stage = Stage::start(Engine::Sqlite).await;
     let account = |more: &str| {
         format!(r#"{{"username": "ada", "email": "ada@example.org", "password": "{PASSWORD}"{more}}}"#)
     };
@@ -145,7 +145,7 @@ async fn every_wrong_field_is_named() {
 
 #[tokio::test]
 async fn every_path_takes_its_methods_and_ids_and_no_others() {
-    let stage = Stage::start(Sql::Sqlite).await;
+    let stage = Stage::start(Engine::Sqlite).await;
     let paths = [
         ("register", "POST"),
         ("login", "POST"),
@@ -242,7 +242,7 @@ async fn every_path_takes_its_methods_and_ids_and_no_others() {
 
 #[tokio::test]
 async fn every_bad_parameter_is_named() {
-    let stage = Stage::start(Sql::Sqlite).await;
+    let stage = Stage::start(Engine::Sqlite).await;
     let pages = [
         ("page=0", "page"),
         ("page=-1", "page"),
@@ -283,8 +283,8 @@ async fn every_bad_parameter_is_named() {
     }
 }
 
-async fn no_text_in_any_field_is_more_than_the_service_can_bear(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn no_text_in_any_field_is_more_than_the_service_can_bear(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let admin = Some(stage.admin.clone());
     let (api, admin) = (&stage.api, admin.as_deref());
     let id = api.register("ada").await["id"].as_i64().unwrap();
@@ -331,10 +331,8 @@ async fn no_text_in_any_field_is_more_than_the_service_can_bear(sql: Sql) {
             let edit = json!({field: nasty});
             bearable(&api.patch(&format!("admin/users/{id}/"), admin, &edit).await, field);
         }
-        let mut encoded = String::new();
-        for byte in nasty.bytes().take(6_000) {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
+        let start: Vec<u8> = nasty.bytes().take(6_000).collect();
+        let encoded: String = form_urlencoded::byte_serialize(&start).collect();
         for path in [
             "all-users/?search=",
             "admin/users/?status=",

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 
-use super::{
-    AT_ONCE, SECRET, SOON, Sql, Stage, TTL_MS, access, claims, complaint, instant_ms, mint, problem,
-};
+use super::{AT_ONCE, Engine, SOON, Stage, TTL_MS, access, claims, complaint, instant_ms, mint, problem};
 use super::{on_both_databases, setting, text};
 use crate::support::{
     http::{Api, PASSWORD},
+    mint::SECRET,
     poll::eventually,
+    process::PresencedOptions,
 };
 
 on_both_databases!(
@@ -22,8 +22,8 @@ on_both_databases!(
     a_change_of_role_counts_for_tokens_already_issued,
 );
 
-async fn a_new_account_is_offline_until_it_logs_in(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_new_account_is_offline_until_it_logs_in(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let api = &stage.api;
     let ada = api.register("Ada").await;
     let id = ada["id"].as_i64().unwrap();
@@ -76,8 +76,8 @@ fn check_claims(token: &str, kind: &str, user: i64, ttl_s: i64) {
     assert!((chrono::Utc::now().timestamp() - iat).abs() < 60);
 }
 
-async fn a_wrong_password_and_an_unknown_name_are_the_same_answer_after_the_same_time(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_wrong_password_and_an_unknown_name_are_the_same_answer_after_the_same_time(engine: Engine) {
+    let stage = Stage::start(engine).await;
     stage.api.register("ada").await;
     let (mut known, mut unknown) = (Duration::MAX, Duration::MAX);
     let mut answers = Vec::new();
@@ -113,8 +113,8 @@ async fn refreshed(api: &Api, token: &str) -> (String, String) {
     (text(&body["access"]), text(&body["refresh"]))
 }
 
-async fn a_refresh_token_is_spent_once_and_two_tabs_may_spend_it_together(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_refresh_token_is_spent_once_and_two_tabs_may_spend_it_together(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let api = &stage.api;
     let phone = stage.join("ada").await;
     let laptop = api.login("ada").await;
@@ -163,9 +163,9 @@ async fn a_refresh_token_is_spent_once_and_two_tabs_may_spend_it_together(sql: S
     }
 }
 
-async fn a_token_minted_elsewhere_is_as_good_and_a_forged_one_is_not(sql: Sql) {
+async fn a_token_minted_elsewhere_is_as_good_and_a_forged_one_is_not(engine: Engine) {
     const TRUSTED: &str = "another secret of a service that is to be trusted";
-    let stage = Stage::with(sql, setting("PRESENCE_TRUSTED_SECRETS", TRUSTED)).await;
+    let stage = Stage::with(engine, setting("PRESENCE_TRUSTED_SECRETS", TRUSTED)).await;
     let api = &stage.api;
     let id = api.register("ada").await["id"].as_i64().unwrap();
     let now = chrono::Utc::now().timestamp();
@@ -229,9 +229,9 @@ async fn a_token_minted_elsewhere_is_as_good_and_a_forged_one_is_not(sql: Sql) {
     assert_eq!(stage.status(id).await, "offline", "none of them was an activity");
 }
 
-async fn a_change_of_role_counts_for_tokens_already_issued(sql: Sql) {
-    let stage = Stage::start(sql).await;
-    let (_another, another) = stage.another(Default::default()).await;
+async fn a_change_of_role_counts_for_tokens_already_issued(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let (_another, another) = stage.another(PresencedOptions::default()).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
     let token = Some(ada.access.as_str());

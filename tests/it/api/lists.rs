@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::{Sql, Stage, access, column, on_both_databases, problem};
+use super::{Engine, Stage, access, column, on_both_databases, problem};
 
 on_both_databases!(
     every_page_together_holds_everybody_once,
@@ -22,7 +22,8 @@ async fn add(stage: &Stage, names: &[String]) -> Vec<i64> {
     let sql = format!("INSERT INTO users (username, email, password_hash) VALUES {}", rows.join(", "));
     stage.sql.run(&sql).await;
     let mut ids = Vec::new();
-    for row in stage.sql.run("SELECT username, CAST(id AS text) AS text FROM users ORDER BY users.id").await {
+    for row in stage.sql.rows("SELECT username, CAST(id AS text) AS text FROM users ORDER BY users.id").await
+    {
         if names.contains(&row[0]) {
             ids.push(row[1].parse().unwrap());
         }
@@ -36,8 +37,8 @@ async fn page(stage: &Stage, token: &str, path: &str) -> Value {
     body
 }
 
-async fn every_page_together_holds_everybody_once(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn every_page_together_holds_everybody_once(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let names: Vec<String> = (0..119).map(|number| format!("user{number}")).collect();
     let ids = add(&stage, &names).await;
     for (path, list) in [("all-users/", "results"), ("admin/users/", "results")] {
@@ -94,8 +95,8 @@ async fn every_page_together_holds_everybody_once(sql: Sql) {
     assert_eq!((&past["online_users"], &past["online_count"]), (&json!([]), &json!(56)));
 }
 
-async fn a_search_takes_its_letters_as_they_are(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_search_takes_its_letters_as_they_are(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let names = ["Alpha", "alphabet", "50%", "under_score", "undexscore", "back\\slash", "sp ace", "star*"];
     let ids = add(&stage, &names.map(str::to_owned)).await;
     let user = access(ids[0]);
@@ -131,8 +132,8 @@ async fn a_search_takes_its_letters_as_they_are(sql: Sql) {
     assert_eq!(narrowed["results"].as_array().unwrap().len(), 2);
 }
 
-async fn a_filter_by_presence_is_right_at_once(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_filter_by_presence_is_right_at_once(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let names: Vec<String> = (0..9).map(|number| format!("user{number}")).collect();
     let ids = add(&stage, &names).await;
     let mut truth: Vec<&str> = vec!["offline"; ids.len()];
@@ -178,8 +179,8 @@ async fn a_filter_by_presence_is_right_at_once(sql: Sql) {
     assert_eq!(banned["pagination"]["total"], 0);
 }
 
-async fn what_is_private_is_for_administrators(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn what_is_private_is_for_administrators(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let ids = add(&stage, &["ada".to_owned(), "bob".to_owned()]).await;
     let ada = access(ids[0]);
     let public = ["id", "is_active", "is_online", "last_seen", "online_status", "username"];

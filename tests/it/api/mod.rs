@@ -24,19 +24,17 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::support::{
     http::{Answer, Api, PASSWORD, Tokens},
+    mint::{access_token, secret_variable},
     postgres::{Postgres, TestDatabase},
     process::{Presenced, PresencedOptions},
     redis::RedisServer,
+    sql::Sql,
     tether,
 };
-
-/// The secret of every service here, so that tests can mint tokens elsewhere.
-pub const SECRET: &str = "a secret that all instances of a test share";
 
 /// Within which the contract wants a change of an account to count.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
@@ -47,14 +45,14 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// The TTL where a test does not choose one.
 pub const TTL_MS: i64 = 120_000;
 
-/// Makes two tests of each `async fn name(sql: Sql)`.
+/// Makes two tests of each `async fn name(engine: Engine)`.
 macro_rules! on_both_databases {
     ($($name:ident),* $(,)?) => {
         mod postgres {
-            $(#[tokio::test] async fn $name() { Box::pin(super::$name($crate::api::Sql::Postgres)).await; })*
+            $(#[tokio::test] async fn $name() { Box::pin(super::$name($crate::api::Engine::Postgres)).await; })*
         }
         mod sqlite {
-            $(#[tokio::test] async fn $name() { Box::pin(super::$name($crate::api::Sql::Sqlite)).await; })*
+            $(#[tokio::test] async fn $name() { Box::pin(super::$name($crate::api::Engine::Sqlite)).await; })*
         }
     };
 }
@@ -62,12 +60,12 @@ use on_both_databases;
 
 /// Which database a service stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sql {
+pub enum Engine {
     Postgres,
     Sqlite,
 }
 
-/// A database of a test's own, which it may also speak to in plain SQL.
+/// A database of a test's own.
 pub enum Database {
     Postgres(TestDatabase),
     Sqlite(TempDir),
@@ -76,10 +74,12 @@ pub enum Database {
 /// A service with the servers it stands on, and an administrator.
 pub struct Stage {
     // Fields drop in order: the service goes before its servers.
-    pub service: Presenced,
+    _service: Presenced,
     pub api: Api,
     pub redis: RedisServer,
-    pub sql: Database,
+    /// What an operator would type.
+    pub sql: Sql,
+    database: Database,
     /// An access token of the account `admin`, minted elsewhere.
     pub admin: String,
 }
@@ -93,29 +93,30 @@ pub struct Recorded {
 }
 
 impl Stage {
-    pub async fn start(sql: Sql) -> Self {
-        Self::with(sql, PresencedOptions::default()).await
+    pub async fn start(engine: Engine) -> Self {
+        Self::with(engine, PresencedOptions::default()).await
     }
 
     /// [`start`](Self::start) with settings; where Redis and SQL are is filled in.
-    pub async fn with(sql: Sql, options: PresencedOptions) -> Self {
-        let sql = match sql {
-            Sql::Postgres => Database::Postgres(Postgres::database().await),
-            Sql::Sqlite => Database::Sqlite(tether::folder("sqlite")),
+    pub async fn with(engine: Engine, options: PresencedOptions) -> Self {
+        let database = match engine {
+            Engine::Postgres => Database::Postgres(Postgres::database().await),
+            Engine::Sqlite => Database::Sqlite(tether::folder("sqlite")),
         };
-        Self::on(sql, options).await
+        Self::on(database, options).await
     }
 
-    pub async fn on(sql: Database, options: PresencedOptions) -> Self {
+    pub async fn on(database: Database, options: PresencedOptions) -> Self {
         let redis = RedisServer::start(&[]).await;
-        let service = Presenced::start(settings(&redis, &sql, options)).await;
+        let service = Presenced::start(settings(&redis, &database, options)).await;
         let api = Api::new(service.base_url());
-        Self { service, api, redis, sql, admin: access(1) }
+        let sql = Sql::open(&database.url()).await;
+        Self { _service: service, api, redis, sql, database, admin: access(1) }
     }
 
     /// One more instance on the same Redis and SQL.
     pub async fn another(&self, options: PresencedOptions) -> (Presenced, Api) {
-        let service = Presenced::start(settings(&self.redis, &self.sql, options)).await;
+        let service = Presenced::start(settings(&self.redis, &self.database, options)).await;
         let api = Api::new(service.base_url());
         (service, api)
     }
@@ -157,61 +158,33 @@ impl Stage {
 
     /// The user's history, oldest first.
     pub async fn history(&self, id: i64) -> Vec<Recorded> {
-        self.sql.history(id).await
+        let query = format!(
+            "SELECT to_status, reason, {} FROM presence_transitions WHERE user_id = {id} ORDER BY id",
+            self.sql.ms("at")
+        );
+        let rows = self.sql.rows(&query).await.into_iter();
+        rows.map(|row| Recorded {
+            to: row[0].clone(),
+            reason: row[1].clone(),
+            at_ms: row[2].parse().expect("ms"),
+        })
+        .collect()
     }
 }
 
 impl Database {
-    pub fn url(&self) -> String {
+    fn url(&self) -> String {
         match self {
             Self::Postgres(database) => database.url.clone(),
             Self::Sqlite(folder) => format!("sqlite://{}", folder.path().join("presence.db").display()),
         }
     }
-
-    /// Runs plain SQL, as somebody at a console would, and returns the rows' columns as text.
-    pub async fn run(&self, sql: &str) -> Vec<Vec<String>> {
-        let statement = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
-        match self {
-            Self::Postgres(database) => {
-                let mut console = PgConnection::connect(&database.url).await.expect("PostgreSQL answers");
-                let rows = statement.fetch_all(&mut console).await.expect(sql);
-                rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
-            }
-            Self::Sqlite(_) => {
-                let mut console =
-                    SqliteConnection::connect(&self.url()).await.expect("SQLite opens its file");
-                let rows = statement.fetch_all(&mut console).await.expect(sql);
-                rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
-            }
-        }
-    }
-
-    async fn history(&self, id: i64) -> Vec<Recorded> {
-        let at_ms = match self {
-            Self::Postgres(_) => "CAST(round(extract(epoch FROM at) * 1000) AS bigint)",
-            Self::Sqlite(_) => {
-                "CAST(strftime('%s', at) AS integer) * 1000 + CAST(substr(at, 21, 3) AS integer)"
-            }
-        };
-        let sql = format!(
-            "SELECT to_status, reason, CAST({at_ms} AS text) FROM presence_transitions WHERE user_id = {id} ORDER BY id"
-        );
-        let recorded = self.run(&sql).await.into_iter().map(|row| Recorded {
-            to: row[0].clone(),
-            reason: row[1].clone(),
-            at_ms: row[2].parse().expect("an instant"),
-        });
-        recorded.collect()
-    }
 }
 
-fn settings(redis: &RedisServer, sql: &Database, mut options: PresencedOptions) -> PresencedOptions {
+fn settings(redis: &RedisServer, database: &Database, mut options: PresencedOptions) -> PresencedOptions {
     options.redis_url = Some(redis.url());
-    options.database_url = Some(sql.url());
-    for (name, value) in [("PRESENCE_JWT_SECRET", SECRET), ("PRESENCE_ADMIN_PASSWORD", PASSWORD)] {
-        options.env.push((name.to_owned(), value.to_owned()));
-    }
+    options.database_url = Some(database.url());
+    options.env.extend([secret_variable(), ("PRESENCE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
     options
 }
 
@@ -234,7 +207,7 @@ pub fn mint(secret: &str, mut claims: Value) -> String {
 
 /// An access token minted elsewhere: of no session.
 pub fn access(user: i64) -> String {
-    mint(SECRET, json!({"user_id": user, "token_type": "access"}))
+    access_token(user, "")
 }
 
 /// The claims of a token, unverified.

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Recorded, SOON, Sql, Stage, TTL_MS, access, instant_ms, on_both_databases, presence_key, problem,
+    Engine, Recorded, SOON, Stage, TTL_MS, access, instant_ms, on_both_databases, presence_key, problem,
 };
 use crate::support::{http::send, poll::eventually, process::PresencedOptions};
 
@@ -26,8 +26,8 @@ async fn beat(stage: &Stage, access: &str, id: i64, word: &str) -> Value {
     body["online_status"].clone()
 }
 
-async fn a_heartbeat_says_online_or_away_and_any_other_request_only_renews(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_heartbeat_says_online_or_away_and_any_other_request_only_renews(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let (id, token) = (ada.user_id(), ada.access.as_str());
 
@@ -80,8 +80,8 @@ async fn a_heartbeat_says_online_or_away_and_any_other_request_only_renews(sql: 
     .await;
 }
 
-async fn a_user_is_online_where_any_session_is(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn a_user_is_online_where_any_session_is(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let phone = stage.join("ada").await;
     let laptop = stage.api.login("ada").await;
     let id = phone.user_id();
@@ -109,8 +109,8 @@ async fn a_user_is_online_where_any_session_is(sql: Sql) {
     );
 }
 
-async fn any_authenticated_request_is_an_activity(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn any_authenticated_request_is_an_activity(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
     let live = "presence:{0}:live";
@@ -147,8 +147,8 @@ async fn any_authenticated_request_is_an_activity(sql: Sql) {
     assert!(!renewed(), "nor is a logout an activity");
 }
 
-async fn an_administrators_word_stands_until_the_next_heartbeat(sql: Sql) {
-    let stage = Stage::start(sql).await;
+async fn an_administrators_word_stands_until_the_next_heartbeat(engine: Engine) {
+    let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
     let deadline = stage.deadline_ms(id);
@@ -193,9 +193,10 @@ async fn an_administrators_word_stands_until_the_next_heartbeat(sql: Sql) {
     assert_eq!(stage.status(id).await, "online");
 }
 
-async fn who_falls_silent_is_offline_one_ttl_after_the_last_heartbeat(sql: Sql) {
+async fn who_falls_silent_is_offline_one_ttl_after_the_last_heartbeat(engine: Engine) {
     const SHORT: Duration = Duration::from_secs(1);
-    let stage = Stage::with(sql, PresencedOptions { ttl: Some(SHORT), ..PresencedOptions::default() }).await;
+    let stage =
+        Stage::with(engine, PresencedOptions { ttl: Some(SHORT), ..PresencedOptions::default() }).await;
     let silent = stage.join("silent").await;
     let lent = stage.api.register("lent").await["id"].as_i64().unwrap();
     let alive = stage.join("alive").await;
