@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Database, SOON, Sql, Stage, access, problem};
+use super::{Database, Engine, SOON, Stage, access, problem};
 use crate::support::{
     http::{Answer, Api, PASSWORD, Tokens, send},
     poll::eventually,
@@ -60,7 +60,13 @@ fn writes(ada: &Tokens, admin: &str, id: i64) -> Vec<Call> {
 }
 
 fn reads(ada: &Tokens, admin: &str, id: i64) -> Vec<Call> {
-    let paths = ["all-users/", "all-users/?online_status=online", "admin/users/", "admin/users/online/"];
+    let paths = [
+        "all-users/",
+        "all-users/?page=9",
+        "all-users/?online_status=online",
+        "admin/users/",
+        "admin/users/online/",
+    ];
     let mut calls: Vec<Call> = paths.iter().map(|path| call(Method::GET, path, admin, None)).collect();
     calls.push(call(Method::GET, "me/", &ada.access, None));
     calls.push(call(Method::GET, &format!("admin/users/{id}/"), admin, None));
@@ -114,7 +120,7 @@ async fn comes_back(stage: &Stage, ada: &Tokens) {
 
 #[tokio::test]
 async fn a_dead_redis_is_said_within_half_a_second() {
-    let mut stage = Stage::start(Sql::Postgres).await;
+    let mut stage = Stage::start(Engine::Postgres).await;
     let ada = stage.join("ada").await;
     // Known to SQL before Redis goes.
     eventually(SOON, async || {
@@ -134,7 +140,7 @@ async fn a_dead_redis_is_said_within_half_a_second() {
 
 #[tokio::test]
 async fn a_hung_redis_is_said_within_two_seconds() {
-    let stage = Stage::start(Sql::Postgres).await;
+    let stage = Stage::start(Engine::Postgres).await;
     let ada = stage.join("ada").await;
     stage.redis.pause();
     refuses_all_writes_and_degrades_all_reads(&stage, &ada, Duration::from_secs(2)).await;
@@ -204,7 +210,7 @@ async fn a_dead_or_hung_database_is_said_within_three_seconds_and_heartbeats_nev
 
 #[tokio::test]
 async fn a_flood_of_logins_is_refused_and_disturbs_no_heartbeat() {
-    let stage = Stage::start(Sql::Sqlite).await;
+    let stage = Stage::start(Engine::Sqlite).await;
     let ada = stage.join("ada").await;
     let mut flood = JoinSet::new();
     for _ in 0..400 {
