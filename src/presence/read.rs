@@ -1,6 +1,7 @@
 //! Reading: one query to SQL, one round trip to Redis, and the merge.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use super::{ListQuery, Listing, PresenceError, PresenceService, Reading, User};
 use crate::live::LiveError;
@@ -17,7 +18,7 @@ impl PresenceService {
     /// The effective status of these accounts, in their order.
     pub async fn read(&self, accounts: Vec<Account>) -> Result<Reading<Vec<User>>> {
         let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
-        let presences = self.or_degraded(self.inner.live.read(&ids).await);
+        let presences = self.or_degraded(self.inner.live.read(&ids)).await;
         Ok(self.merge(accounts, presences))
     }
 
@@ -33,24 +34,29 @@ impl PresenceService {
     /// A page of all accounts that match.
     pub async fn list(&self, query: &ListQuery, page: Page) -> Result<Reading<Listing>> {
         let filter = self.filter(query).await;
-        let (accounts, count) =
-            tokio::join!(self.inner.store.list_accounts(&filter, page), self.inner.live.online_count());
+        let (accounts, count) = tokio::join!(
+            self.inner.store.list_accounts(&filter, page),
+            self.or_degraded(self.inner.live.online_count())
+        );
         let accounts = accounts?;
         let Reading { value: mut users, degraded } = self.read(accounts.accounts).await?;
+        // A page without users asks Redis for none; the count does.
+        let count = count.filter(|_| !degraded);
+        let degraded = count.is_none();
         if let Some(asked) = query.online_status {
             // Whoever changed between the two reads belongs to another list now.
             users.retain(|user| user.presence.status == asked);
         }
-        let online_count = match self.or_degraded(count) {
-            Some(count) if !degraded => count,
-            _ => self.inner.store.list_present_in_mirror(self.heard_since(), FIRST).await?.total,
+        let online_count = match count {
+            Some(count) => count,
+            None => self.inner.store.list_present_in_mirror(self.heard_since(), FIRST).await?.total,
         };
         Ok(Reading { value: Listing { users, total: accounts.total, online_count }, degraded })
     }
 
     /// A page of who is online or away, most recently seen first.
     pub async fn online(&self, page: Page) -> Result<Reading<Listing>> {
-        let Some(present) = self.or_degraded(self.inner.live.online(page).await) else {
+        let Some(present) = self.or_degraded(self.inner.live.online(page)).await else {
             return self.online_by_mirror(page).await;
         };
         let accounts = self.inner.store.accounts(&present.users).await?;
@@ -76,7 +82,7 @@ impl PresenceService {
     async fn filter(&self, query: &ListQuery) -> AccountFilter {
         let mut filter = query.accounts.clone();
         if let Some(is) = query.online_status {
-            let unsettled = self.or_degraded(self.inner.live.unsettled(UNSETTLED_AT_MOST).await);
+            let unsettled = self.or_degraded(self.inner.live.unsettled(UNSETTLED_AT_MOST)).await;
             filter.presence = Some(match unsettled {
                 Some(corrections) => PresenceFilter { is, corrections, mirror_counts_since: None },
                 None => {
@@ -100,13 +106,21 @@ impl PresenceService {
     }
 
     /// `None` where Redis could not be asked; the read goes on without it.
-    fn or_degraded<T>(&self, answer: std::result::Result<T, LiveError>) -> Option<T> {
-        match answer {
+    async fn or_degraded<T>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, LiveError>>,
+    ) -> Option<T> {
+        if self.inner.redis_is_silent.load(Ordering::Relaxed) {
+            self.inner.redis_trouble.note(&"the last call had no answer");
+            return None;
+        }
+        match answer.await {
             Ok(value) => {
                 self.inner.redis_trouble.over();
                 Some(value)
             }
             Err(error) => {
+                self.inner.redis_is_silent.store(true, Ordering::Relaxed);
                 self.inner.redis_trouble.note(&error);
                 None
             }
