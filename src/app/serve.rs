@@ -100,7 +100,13 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             failure = tasks.failed() => break Err(anyhow::anyhow!("{failure}; this is a defect, and the process ends rather than live on half alive")),
             () = ended(&mut embedded) => {
                 tracing::error!("the embedded redis-server has ended by itself; it is started again");
-                embedded = Some(EmbeddedRedis::start(&folder.redis()).await?);
+                tokio::select! {
+                    again = start_again(&folder, embedded.take()) => match again {
+                        Ok(server) => embedded = Some(server),
+                        Err(error) => break Err(error),
+                    },
+                    () = &mut stop => break Ok(()),
+                }
             }
         }
     };
@@ -159,6 +165,18 @@ fn announce(listener: &TcpListener, admin: &Admin, embedded: Option<&EmbeddedRed
     }
     out.flush()?;
     Ok(())
+}
+
+/// The server again, with its data and on its port, where everyone looks for it.
+async fn start_again(folder: &DataFolder, former: Option<EmbeddedRedis>) -> anyhow::Result<EmbeddedRedis> {
+    let port = former.as_ref().map(EmbeddedRedis::port);
+    drop(former);
+    let server = EmbeddedRedis::start(&folder.redis()).await?;
+    anyhow::ensure!(
+        Some(server.port()) == port,
+        "the port of the embedded redis-server was taken by somebody else; start presenced again"
+    );
+    Ok(server)
 }
 
 async fn ended(embedded: &mut Option<EmbeddedRedis>) {

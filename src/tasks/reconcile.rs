@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Context;
 use crate::model::{Millis, UserId};
@@ -45,7 +45,11 @@ pub(super) async fn run(context: &Context) {
                 continue;
             }
         };
-        let _ = timeout(next, reconnections.next()).await;
+        tokio::select! {
+            () = reconnections.next() => {}
+            () = context.presence.fence_built() => {}
+            () = sleep(next) => {}
+        }
     }
 }
 
@@ -53,7 +57,7 @@ pub(super) async fn run(context: &Context) {
 async fn settle(context: &Context) -> Result<Duration, PresenceError> {
     let mut data_may_be_lost = false;
     for shard in context.live.shards() {
-        let unfenced = context.live.fence(shard).await?.is_none();
+        let unfenced = context.live.fence(shard).await?.cursor.is_none();
         data_may_be_lost |= context.live.epoch(shard).await?.is_new || unfenced;
     }
     context.presence.restore_fence(data_may_be_lost).await?;
