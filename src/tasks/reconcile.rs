@@ -2,12 +2,13 @@
 //!
 //! At the start and after each reconnection it looks whether the server began a new life (the epoch). If so the fence is
 //! built anew at once; and when that server has been heard for a whole TTL, those whom SQL still calls present and who
-//! have not come back are declared offline, no earlier (invariant 9).
+//! have not come back are declared offline, no earlier (invariant 9). A Redis that only hung has lost nothing, but what it
+//! was told meanwhile may not have arrived: the fence is brought up to date, with the sessions that ended.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Context;
 use crate::model::{Millis, UserId};
@@ -45,7 +46,19 @@ pub(super) async fn run(context: &Context) {
                 continue;
             }
         };
-        let _ = timeout(next, reconnections.next()).await;
+        let due = Instant::now() + next;
+        loop {
+            tokio::select! {
+                _ = timeout_at(due, reconnections.next()) => break,
+                () = context.presence.answers_again() => {}
+            }
+            let restored = context.presence.restore_fence(false).await;
+            sleep(RETRY).await;
+            if let Err(error) = restored {
+                TROUBLE.note(&error);
+                break;
+            }
+        }
     }
 }
 
