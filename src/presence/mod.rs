@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use self::batch::Batcher;
 use self::fence::FenceKeeper;
 use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
@@ -119,6 +121,21 @@ struct Inner {
     /// Whether the latest heartbeat or read found Redis silent. Every request that reads begins with a heartbeat, so a
     /// read which finds this set does not wait for Redis once more.
     redis_is_silent: AtomicBool,
+    /// Told when that is over.
+    answers_again: Notify,
+}
+
+impl Inner {
+    /// Notes whether Redis has just answered.
+    fn heard(&self, answered: bool) {
+        // Written only where it changes: heartbeats on all cores share this line of the cache.
+        if self.redis_is_silent.load(Ordering::Relaxed) == answered {
+            self.redis_is_silent.store(!answered, Ordering::Relaxed);
+            if answered {
+                self.answers_again.notify_one();
+            }
+        }
+    }
 }
 
 impl PresenceService {
@@ -127,8 +144,16 @@ impl PresenceService {
         let fence = FenceKeeper::new(live.clone(), store.clone(), ended_ttl);
         let batcher = Batcher::start(&live, &fence);
         let redis_trouble = Trouble::new("Redis does not answer; reads come from SQL, marked degraded");
-        let redis_is_silent = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { live, store, fence, batcher, redis_trouble, redis_is_silent }) }
+        let inner = Inner {
+            live,
+            store,
+            fence,
+            batcher,
+            redis_trouble,
+            redis_is_silent: AtomicBool::new(false),
+            answers_again: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Records a heartbeat: one entry in the group commit.
@@ -141,10 +166,10 @@ impl PresenceService {
         let outcome = tokio::time::timeout(HEARTBEAT_PATIENCE, beat)
             .await
             .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("it did not answer in time".into())));
-        let silent = matches!(outcome, Err(PresenceError::RedisUnavailable(_)));
-        // Written only where it changes: heartbeats on all cores share this line of the cache.
-        if self.inner.redis_is_silent.load(Ordering::Relaxed) != silent {
-            self.inner.redis_is_silent.store(silent, Ordering::Relaxed);
+        match &outcome {
+            Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(false),
+            Err(PresenceError::Overloaded) => {}
+            _ => self.inner.heard(true),
         }
         outcome
     }
@@ -181,10 +206,15 @@ impl PresenceService {
     }
 
     /// A session ends: its tokens stop working, and the user is offline unless another session is alive. Without a
-    /// `sid` there is no session that could end.
+    /// `sid` there is no session that could end. Where Redis does not hear it, it is told again once it answers
+    /// ([`Self::answers_again`]).
     pub async fn leave(&self, who: &SessionKey) -> Result<(), PresenceError> {
         if let Some(sid) = &who.sid {
-            self.inner.live.leave(who.user, sid).await?;
+            let left = self.inner.live.leave(who.user, sid).await;
+            if left.is_err() {
+                self.inner.heard(false);
+            }
+            left?;
         }
         Ok(())
     }
@@ -239,6 +269,12 @@ impl PresenceService {
     /// told of it.
     pub async fn fence_built(&self) {
         self.inner.fence.built().await;
+    }
+
+    /// Waits until Redis answers after it did not. It may have missed the end of sessions meanwhile, and may have taken
+    /// a login that had been given up: [`Self::restore_fence`] puts both right. There need not have been a reconnection.
+    pub async fn answers_again(&self) {
+        self.inner.answers_again.notified().await;
     }
 
     /// Asks each dependency; answers within 2 s whatever their state.

@@ -120,7 +120,7 @@ impl PresenceService {
                 Some(value)
             }
             Err(error) => {
-                self.inner.redis_is_silent.store(true, Ordering::Relaxed);
+                self.inner.heard(false);
                 self.inner.redis_trouble.note(&error);
                 None
             }

@@ -2,12 +2,13 @@
 //!
 //! At the start and after each reconnection it looks whether the server began a new life (the epoch). If so the fence is
 //! built anew at once; and when that server has been heard for a whole TTL, those whom SQL still calls present and who
-//! have not come back are declared offline, no earlier (invariant 9).
+//! have not come back are declared offline, no earlier (invariant 9). A Redis that only hung has lost nothing, but what it
+//! was told meanwhile may not have arrived: the fence is brought up to date, with the sessions that ended.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Context;
 use crate::model::{Millis, UserId};
@@ -45,10 +46,20 @@ pub(super) async fn run(context: &Context) {
                 continue;
             }
         };
-        tokio::select! {
-            () = reconnections.next() => {}
-            () = context.presence.fence_built() => {}
-            () = sleep(next) => {}
+        let due = Instant::now() + next;
+        loop {
+            tokio::select! {
+                () = reconnections.next() => break,
+                () = context.presence.fence_built() => break,
+                () = sleep_until(due) => break,
+                () = context.presence.answers_again() => {}
+            }
+            let restored = context.presence.restore_fence(false).await;
+            sleep(RETRY).await;
+            if let Err(error) = restored {
+                TROUBLE.note(&error);
+                break;
+            }
         }
     }
 }
