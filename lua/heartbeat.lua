@@ -32,7 +32,7 @@ local function settle(key, field, was, before, said)
     return said, 'heartbeat', now
   end
   local others = survey(key, now, field)
-  if #others.dead > 0 then redis.call('HDEL', key, unpack(others.dead)) end
+  drop(key, others.dead)
   if said == 'online' or others.status == 'online' then
     return 'online', 'heartbeat', now
   end

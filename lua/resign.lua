@@ -1,14 +1,23 @@
--- Takes a persister's name off the group, unless entries are still pending under it (they would be lost to everyone).
+-- Takes a persister's name off the group, and the names of those long gone; never one under which entries are pending
+-- (they would be lost to everyone).
 --
 -- KEYS  1 transitions (stream)
--- ARGV  1 group  2 consumer
--- Reply 1 the name is gone, 0 it holds entries or there is no group
--- Appends nothing. Run again it finds the name gone.
--- Cost  O(1)
-local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local held = redis.pcall('XPENDING', stream, group, '-', '+', 1, consumer)
-if held.err or #held > 0 then
+-- ARGV  1 group  2 consumer ('' for none)  3 idle_ms: who has not been heard for so long is gone
+-- Reply how many names were taken off
+-- Appends nothing. Run again it finds them gone. A persister that was only idle comes back with its next turn.
+-- Cost  O(consumers)
+local stream, group, consumer, idle_ms = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local known = redis.pcall('XINFO', 'CONSUMERS', stream, group)
+if known.err then
   return 0
 end
-redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
-return 1
+local gone = 0
+for _, flat in ipairs(known) do
+  local about = {}
+  for i = 1, #flat, 2 do about[flat[i]] = flat[i + 1] end
+  if about.pending == 0 and (about.name == consumer or about.idle >= idle_ms) then
+    redis.call('XGROUP', 'DELCONSUMER', stream, group, about.name)
+    gone = gone + 1
+  end
+end
+return gone

@@ -24,8 +24,8 @@ if type(was) == 'string' and deadline and deadline >= now then
   -- proof of life.
   local flat, latest = redis.call('HGETALL', key), 0
   for i = 1, #flat, 2 do
-    if flat[i] ~= 'status' and flat[i] ~= 'since' then
-      local seen = session_seen(flat[i + 1])
+    if is_session(flat[i]) then
+      local seen = session_seen(flat[i + 1]) or 0
       latest = math.max(latest, seen)
       redis.call('HSET', key, flat[i], session_value(status, seen))
     end

@@ -1,6 +1,10 @@
 -- The sessions inside a presence key: fields `s:<sid>` (and `admin`, a presence that an administrator lent). A value is
 -- the session's last heartbeat in ms, followed by ` away` where its last word was away.
 
+local function is_session(field)
+  return field == 'admin' or string.sub(field, 1, 2) == 's:'
+end
+
 local function session_value(status, seen)
   return status == 'away' and string.format('%d away', seen) or seen
 end
@@ -27,7 +31,7 @@ local function survey(key, now, except)
   local sessions, newest = {}, 0
   for i = 1, #flat, 2 do
     local field, value = flat[i], flat[i + 1]
-    if field == 'admin' or string.sub(field, 1, 2) == 's:' then
+    if is_session(field) then
       local seen = session_seen(value) or 0
       newest = math.max(newest, seen)
       if field ~= except then
@@ -51,4 +55,11 @@ local function survey(key, now, except)
     end
   end
   return found
+end
+
+-- Takes sessions out of a key, few enough at a time for Lua's stack.
+local function drop(key, fields)
+  for i = 1, #fields, 1000 do
+    redis.call('HDEL', key, unpack(fields, i, math.min(i + 999, #fields)))
+  end
 end

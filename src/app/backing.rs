@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::settings::{Secret, Settings};
+use super::settings::{SECRET_BYTES, Secret, Settings};
 use crate::live::{self, EmbeddedRedis, LiveSet};
 use crate::store::{self, Store, StoreError};
 
@@ -65,23 +65,30 @@ impl DataFolder {
             return Ok(secret.clone());
         }
         let file = self.path.join("jwt-secret");
-        if let Ok(secret) = std::fs::read_to_string(&file) {
-            return Ok(Secret::new(secret.trim().to_string()));
+        if !file.exists() {
+            if settings.database_url.is_some() && settings.redis_url.is_some() {
+                tracing::warn!(
+                    file = %file.display(),
+                    "PRESENCE_JWT_SECRET is not set: one is generated into the data folder. Instances that work side by \
+                     side need the same"
+                );
+            }
+            std::fs::create_dir_all(&self.path)
+                .and_then(|()| write_once(&file, &random_text()?))
+                .with_context(|| {
+                    format!("cannot keep a generated secret in {}: set PRESENCE_JWT_SECRET", file.display())
+                })?;
         }
-        if settings.database_url.is_some() && settings.redis_url.is_some() {
-            tracing::warn!(
-                file = %file.display(),
-                "PRESENCE_JWT_SECRET is not set: one is generated into the data folder. Instances that work side by side \
-                 need the same"
-            );
-        }
-        std::fs::create_dir_all(&self.path)
-            .and_then(|()| write_private(&file, &random_text()?))
-            .with_context(|| {
-                format!("cannot keep a generated secret in {}: set PRESENCE_JWT_SECRET", file.display())
-            })?;
         // Read back: of two first starts at once one wrote it.
-        Ok(Secret::new(std::fs::read_to_string(&file)?.trim().to_string()))
+        let secret = std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}: set PRESENCE_JWT_SECRET", file.display()))?;
+        anyhow::ensure!(
+            secret.trim().len() >= SECRET_BYTES,
+            "{} holds less than {SECRET_BYTES} bytes, which is no secret: delete it to have another made (everyone signs in \
+             anew), or set PRESENCE_JWT_SECRET",
+            file.display()
+        );
+        Ok(Secret::new(secret.trim().to_string()))
     }
 }
 
@@ -92,15 +99,21 @@ pub(super) fn random_text() -> std::io::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Writes a file that only its owner can read; leaves one that is there already.
-fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+/// Makes a file that only its owner can read, whole or not at all; leaves one that is there already.
+fn write_once(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
-        Ok(mut file) => file.write_all(text.as_bytes()),
+    let draft = file.with_extension(format!("{}.tmp", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let mut writing = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    writing.write_all(text.as_bytes())?;
+    writing.sync_all()?;
+    let linked = match std::fs::hard_link(&draft, file) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
+        other => other,
+    };
+    std::fs::remove_file(&draft)?;
+    linked
 }
 
 /// Where SQL is.

@@ -16,8 +16,8 @@ pub use settings::{Secret, Settings};
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.settings.check()?;
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::serve(&cli.settings).await,
-        Command::CheckOfflineUsers => commands::check_offline_users(&cli.settings).await,
+        Command::Serve => Box::pin(serve::serve(&cli.settings)).await,
+        Command::CheckOfflineUsers => Box::pin(commands::check_offline_users(&cli.settings)).await,
         Command::CreateUser(user) => commands::create_user(&cli.settings, user).await,
         Command::Migrate => commands::migrate(&cli.settings).await,
     }

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::backing::{self, DataFolder};
-use super::settings::Settings;
+use super::settings::{Secret, Settings};
 use crate::http::{self, AppState};
 use crate::identity::{self, Identity};
 use crate::live::EmbeddedRedis;
@@ -63,7 +63,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
                 .collect(),
         },
     );
-    let admin_password = ensure_admin(settings, &identity).await?;
+    let admin = ensure_admin(settings, &identity).await?;
     if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_ok() {
         if let Err(error) = backing::check_shards(settings, &live).await {
             end(embedded).await;
@@ -83,7 +83,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         sweep: !settings.without_sweeper,
     });
 
-    announce(&listener, admin_password.as_deref(), embedded.as_ref())?;
+    announce(&listener, &admin, embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let router = http::router(AppState { presence, identity });
     let mut server = tokio::spawn(http::serve(
@@ -100,47 +100,61 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             failure = tasks.failed() => break Err(anyhow::anyhow!("{failure}; this is a defect, and the process ends rather than live on half alive")),
             () = ended(&mut embedded) => {
                 tracing::error!("the embedded redis-server has ended by itself; it is started again");
-                embedded = Some(EmbeddedRedis::start(&folder.redis()).await?);
+                tokio::select! {
+                    again = start_again(&folder, embedded.take()) => match again {
+                        Ok(server) => embedded = Some(server),
+                        Err(error) => break Err(error),
+                    },
+                    () = &mut stop => break Ok(()),
+                }
             }
         }
     };
     drop(stop_http);
     let _ = (&mut server).await;
     tasks.stop().await;
+    tracing::debug!("the loops have ended");
     live.close().await;
+    tracing::debug!("the connections to Redis are closed");
     end(embedded).await;
+    tracing::debug!("stopped");
     outcome
 }
 
-/// Makes the account `admin` where there is no account at all; returns what to print of its password.
-async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Option<String>> {
-    let (password, shown) = if let Some(password) = &settings.admin_password {
-        (password.reveal().to_string(), "as PRESENCE_ADMIN_PASSWORD has it".to_string())
-    } else {
-        let made = backing::random_text()?[..20].to_string();
-        (made.clone(), made)
-    };
-    let made = identity.ensure_admin(&password).await.context("the account 'admin' could not be made")?;
-    Ok(made.then_some(shown))
+/// What there is to say of the account `admin`.
+struct Admin {
+    /// Whether it was made now.
+    is_new: bool,
+    /// Its password, where that was made up here.
+    password: Option<String>,
+}
+
+/// Makes the account `admin` where there is no account at all.
+async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Admin> {
+    let made_up = backing::random_text()?[..20].to_string();
+    let chosen = settings.admin_password.as_ref().map(Secret::reveal);
+    let is_new = identity
+        .ensure_admin(chosen.unwrap_or(&made_up))
+        .await
+        .context("the account 'admin' could not be made")?;
+    Ok(Admin { is_new, password: (is_new && chosen.is_none()).then_some(made_up) })
 }
 
 /// What a newcomer needs next, on standard output; logs go to standard error.
-fn announce(
-    listener: &TcpListener,
-    admin_password: Option<&str>,
-    embedded: Option<&EmbeddedRedis>,
-) -> anyhow::Result<()> {
+fn announce(listener: &TcpListener, admin: &Admin, embedded: Option<&EmbeddedRedis>) -> anyhow::Result<()> {
     use std::io::Write;
     let address = format!("http://{}", listener.local_addr()?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "address: {address}")?;
-    if let Some(password) = admin_password {
-        writeln!(out, "admin password: {password}")?;
+    if admin.is_new {
+        let shown = admin.password.as_deref().unwrap_or("as PRESENCE_ADMIN_PASSWORD has it");
+        writeln!(out, "admin password: {shown}")?;
     }
+    let password = admin.password.as_deref().unwrap_or("…");
     writeln!(
         out,
         "sign in:   TOKEN=$(curl -s {address}/api/users/login/ -H 'Content-Type: application/json' -d \
-         '{{\"username\":\"admin\",\"password\":\"…\"}}' | sed 's/.*\"access\":\"\\([^\"]*\\)\".*/\\1/')"
+         '{{\"username\":\"admin\",\"password\":\"{password}\"}}' | sed 's/.*\"access\":\"\\([^\"]*\\)\".*/\\1/')"
     )?;
     writeln!(
         out,
@@ -151,6 +165,18 @@ fn announce(
     }
     out.flush()?;
     Ok(())
+}
+
+/// The server again, with its data and on its port, where everyone looks for it.
+async fn start_again(folder: &DataFolder, former: Option<EmbeddedRedis>) -> anyhow::Result<EmbeddedRedis> {
+    let port = former.as_ref().map(EmbeddedRedis::port);
+    drop(former);
+    let server = EmbeddedRedis::start(&folder.redis()).await?;
+    anyhow::ensure!(
+        Some(server.port()) == port,
+        "the port of the embedded redis-server was taken by somebody else; start presenced again"
+    );
+    Ok(server)
 }
 
 async fn ended(embedded: &mut Option<EmbeddedRedis>) {

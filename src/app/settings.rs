@@ -143,7 +143,7 @@ fn secret(text: &str) -> Result<Secret, String> {
 }
 
 /// The shortest HS256 secret that is taken, in bytes: the length of the hash (RFC 7518, section 3.2).
-const SECRET_BYTES: usize = 32;
+pub(super) const SECRET_BYTES: usize = 32;
 
 impl Settings {
     /// Looks at what a flag's parser must not: the values that a refusal would print.

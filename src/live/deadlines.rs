@@ -63,8 +63,11 @@ impl LiveSet {
             ..Due::default()
         };
         for pair in reply[2..].chunks_exact(2) {
-            match (pair[0].parse(), pair[1].parse()) {
-                (Ok(user), Ok(deadline)) => due.passed.push((user, Millis(deadline))),
+            match (pair[0].parse::<UserId>(), pair[1].parse()) {
+                // Only the plain form is the member that a claim finds: `007` is none.
+                (Ok(user), Ok(deadline)) if user > 0 && user.to_string() == pair[0] => {
+                    due.passed.push((user, Millis(deadline)));
+                }
                 _ => due.strays.push(pair[0].clone()),
             }
         }

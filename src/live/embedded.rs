@@ -24,8 +24,9 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// the background: hence the copy on 3. Ends with the server, or ends it.
 const TETHER: &str = r#"exec 3<&0
 "$@" </dev/null 3<&- & server=$!
-{ cat <&3 >/dev/null; kill -TERM "$server" 2>/dev/null; } &
-wait "$server""#;
+{ cat <&3 >/dev/null; kill -TERM "$server" 2>/dev/null; } & watcher=$!
+wait "$server"
+kill "$watcher" 2>/dev/null"#;
 
 /// The running child.
 pub struct EmbeddedRedis {
@@ -91,7 +92,7 @@ impl EmbeddedRedis {
     async fn wait_until_up(&mut self, folder: &Path) -> Result<()> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            if ask(self.port, "PING").await.is_some_and(|answer| answer.starts_with("+PONG")) {
+            if is_ours(self.port, folder).await == Some(true) {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.tether.try_wait() {
@@ -147,9 +148,7 @@ fn spawn(folder: &Path, port: u16) -> Result<Child> {
 async fn end_former(port: u16, folder: &Path) -> Result<()> {
     let start = Instant::now();
     loop {
-        let Some(answer) = ask(port, "CONFIG GET dir").await else { return Ok(()) };
-        let is_ours = answer.lines().any(|line| Path::new(line.trim()) == folder);
-        if !is_ours {
+        if is_ours(port, folder).await != Some(true) {
             return Ok(());
         }
         if start.elapsed() > PATIENCE {
@@ -161,6 +160,12 @@ async fn end_former(port: u16, folder: &Path) -> Result<()> {
         let _ = ask(port, "SHUTDOWN").await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Whether the server on that port keeps its data in this folder; `None` where none answers.
+async fn is_ours(port: u16, folder: &Path) -> Option<bool> {
+    let answer = ask(port, "CONFIG GET dir").await?;
+    Some(answer.lines().any(|line| Path::new(line.trim()) == folder))
 }
 
 /// Sends one inline command; `None` where nobody listens or answers. Plain enough to need no client, which would

@@ -1,12 +1,13 @@
 //! The fence (invariant 6): who may not be present and which sessions have ended, in Redis, where every instance's next
 //! heartbeat meets it.
 //!
-//! The string `presence:{S}:fence` says how far into SQL's log of account changes the fence has got, and counts its
-//! own moves: whoever asks SQL notes it before, and `lua/block.lua` takes the answer only if nobody moved it
-//! meanwhile. Where it is missing Redis has lost its data, and nobody comes online until the fence stands again.
+//! `presence:{S}:fence` says how far into SQL's log of account changes `blocked` is complete. `presence:{S}:moves` counts
+//! what `blocked` was told: whoever asks SQL notes it before, and `lua/block.lua` takes the answer only if nobody else
+//! told anything meanwhile. Where the fence is missing Redis has lost its data, and nobody comes online until it stands
+//! again.
 
 use fred::interfaces::{KeysInterface, SetsInterface};
-use fred::types::Value;
+use fred::types::{Expiration, SetOptions, Value};
 
 use super::Result;
 use super::keys::Keys;
@@ -14,13 +15,18 @@ use super::live_set::LiveSet;
 use super::scripts::named;
 use crate::model::{SessionId, UserId};
 
-/// The state of a shard's fence: `<cursor> <moves>`.
+/// How long a building may take before another begins anew.
+const BUILDING_MS: i64 = 300_000;
+/// Sessions ended in one go.
+const AT_ONCE: usize = 256;
+
+/// The state of a shard's fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    /// How far into the log of account changes it has got; SQL's word, without spaces.
-    pub cursor: String,
-    /// How often it was moved.
-    pub moves: u64,
+    /// How far into the log of account changes it has got, in SQL's word; `None` where there is no fence.
+    pub cursor: Option<String>,
+    /// What [`LiveSet::block`] must be given to be believed; empty where Redis holds none.
+    pub moves: String,
 }
 
 /// What SQL says of an account.
@@ -34,23 +40,6 @@ pub enum Verdict {
     Gone,
 }
 
-impl Fence {
-    /// The fence after one more move, at `cursor`.
-    #[must_use]
-    pub fn moved_to(&self, cursor: &str) -> Self {
-        Self { cursor: cursor.to_string(), moves: self.moves.wrapping_add(1) }
-    }
-
-    fn to_value(&self) -> String {
-        format!("{} {}", self.cursor, self.moves)
-    }
-
-    fn parse(value: &str) -> Option<Self> {
-        let (cursor, moves) = value.split_once(' ')?;
-        Some(Self { cursor: cursor.to_string(), moves: moves.parse().ok()? })
-    }
-}
-
 impl Verdict {
     const fn as_str(self) -> &'static str {
         match self {
@@ -62,32 +51,29 @@ impl Verdict {
 }
 
 impl LiveSet {
-    /// The state of a shard's fence; `None` where there is none.
-    pub async fn fence(&self, shard: u32) -> Result<Option<Fence>> {
-        let get = self.back.client().get::<Option<String>, _>(Keys::of(shard).fence());
-        Ok(self.back.run(get).await??.as_deref().and_then(Fence::parse))
+    /// The state of a shard's fence.
+    pub async fn fence(&self, shard: u32) -> Result<Fence> {
+        let keys = Keys::of(shard);
+        let get = self.back.client().mget::<Vec<Option<String>>, _>(vec![keys.fence(), keys.moves()]);
+        let mut found = self.back.run(get).await??.into_iter();
+        Ok(Fence { cursor: found.next().flatten(), moves: found.next().flatten().unwrap_or_default() })
     }
 
-    /// Brings fence and live set of a shard in line with SQL's verdicts (`lua/block.lua`).
-    ///
-    /// `from` is the fence as it stood before SQL was asked (`None` for a rebuild, which checks nothing), `to` what it
-    /// becomes (`None` to leave it). Returns how many users were taken offline, or `None` where the fence has moved
-    /// since.
+    /// Brings fence and live set of a shard in line with SQL's verdicts (`lua/block.lua`), where `moves` is as
+    /// [`Self::fence`] told before SQL was asked. Returns how many users were taken offline, or `None` where somebody
+    /// else was faster.
     pub async fn block(
         &self,
         shard: u32,
-        from: Option<&Fence>,
-        to: Option<&Fence>,
+        moves: &str,
         verdicts: &[(UserId, Verdict)],
     ) -> Result<Option<u64>> {
         let keys = Keys::of(shard);
         let evicted: i64 = named::block
             .run(&self.back, || {
-                let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.moves()];
                 names.extend(verdicts.iter().map(|(user, _)| keys.user(*user)));
-                let state =
-                    |fence: Option<&Fence>| Value::from(fence.map(Fence::to_value).unwrap_or_default());
-                let mut args = vec![self.ttl_ms().into(), state(from), state(to)];
+                let mut args: Vec<Value> = vec![self.ttl_ms().into(), moves.into()];
                 for (user, verdict) in verdicts {
                     args.extend([(*user).into(), Value::from_static_str(verdict.as_str())]);
                 }
@@ -95,6 +81,35 @@ impl LiveSet {
             })
             .await?;
         Ok(u64::try_from(evicted).ok())
+    }
+
+    /// Begins to build a shard's fence, or joins whoever has begun; returns the token to raise it with.
+    pub async fn begin_fence(&self, shard: u32, token: &str) -> Result<String> {
+        let (client, key) = (self.back.client(), Keys::of(shard).building());
+        let bound = Some(Expiration::PX(BUILDING_MS));
+        self.back
+            .run(client.set::<(), _, _>(key.clone(), token, bound, Some(SetOptions::NX), false))
+            .await??;
+        Ok(self.back.run(client.get::<Option<String>, _>(key)).await??.unwrap_or_default())
+    }
+
+    /// Raises a shard's fence at `cursor` (`lua/fence.lua`); whether it stands. It does not where Redis has lost data
+    /// since [`Self::begin_fence`] gave the token.
+    pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str) -> Result<bool> {
+        self.set_fence(shard, [cursor, "", token]).await
+    }
+
+    /// Moves a shard's fence along the log, from one cursor to another; whether it was still there.
+    pub async fn move_fence(&self, shard: u32, from: &str, to: &str) -> Result<bool> {
+        self.set_fence(shard, [to, from, ""]).await
+    }
+
+    async fn set_fence(&self, shard: u32, args: [&str; 3]) -> Result<bool> {
+        let keys = Keys::of(shard);
+        let done: i64 = named::fence
+            .run(&self.back, || (vec![keys.fence(), keys.building()], args.map(Value::from).to_vec()))
+            .await?;
+        Ok(done == 1)
     }
 
     /// Everyone whom a shard's fence holds; for a rebuild only.
@@ -113,24 +128,12 @@ impl LiveSet {
         Ok((blocked??, ended?? && sid.is_some()))
     }
 
-    /// Marks sessions as ended that SQL knows to have ended; for a rebuild.
-    pub async fn mark_ended(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
-        for (user, sid) in sessions {
-            self.leave(*user, sid).await?;
+    /// Ends sessions that SQL knows to have ended, many at a time; for a rebuild.
+    pub async fn end_again(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
+        for chunk in sessions.chunks(AT_ONCE) {
+            let leaving = chunk.iter().map(|(user, sid)| self.leave_by(&self.back, *user, sid));
+            futures_util::future::try_join_all(leaving).await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fence_is_read_back_as_it_was_written() {
-        let fence = Fence { cursor: "731".into(), moves: 4 };
-        assert_eq!(Fence::parse(&fence.to_value()), Some(fence.clone()));
-        assert_eq!(fence.moved_to("732"), Fence { cursor: "732".into(), moves: 5 });
-        assert_eq!(Fence::parse("nonsense"), None);
     }
 }

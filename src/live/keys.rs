@@ -41,6 +41,16 @@ impl Keys {
         self.named("fence")
     }
 
+    /// Counts what was told to `blocked`; whoever asks SQL notes it before.
+    pub(super) fn moves(self) -> Key {
+        self.named("moves")
+    }
+
+    /// The token of a fence being built.
+    pub(super) fn building(self) -> Key {
+        self.named("building")
+    }
+
     pub(super) fn epoch(self) -> Key {
         self.named("epoch")
     }

@@ -1,16 +1,18 @@
 //! Connections to Redis: how a client is configured, and how long a call may wait for one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::clients::{Client, SubscriberClient};
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
 use fred::types::RespVersion;
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig,
 };
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::{LiveError, Options, Result};
@@ -23,13 +25,17 @@ pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between attempts to connect.
 const RECONNECT_DELAY_MS: u32 = 100;
 /// How many expiry events may wait for the listener before it has to look for itself.
-const EVENT_CAPACITY: usize = 65_536;
+const EVENT_CAPACITY: usize = 8_192;
+/// The same for news of a connection. Each client has nine such channels, and their room is taken at once.
+const NEWS_CAPACITY: usize = 64;
 
 /// A connection to Redis that comes back by itself; while it is gone, calls fail at once instead of waiting.
 #[derive(Clone)]
 pub(super) struct Link {
     client: Client,
     up: watch::Receiver<bool>,
+    /// Whether a silent connection is being replaced.
+    replacing: Arc<AtomicBool>,
     _watcher: Arc<AbortOnDrop>,
 }
 
@@ -44,23 +50,29 @@ impl Drop for AbortOnDrop {
 impl Link {
     /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
     pub(super) fn open(options: &Options, extra: Duration) -> Result<Self> {
-        let client = builder(options, extra)?.build()?;
+        let client = builder(options, extra, NEWS_CAPACITY)?.build()?;
         let (up_now, up) = watch::channel(false);
         let mut errors = client.error_rx();
         let mut reconnects = client.reconnect_rx();
         let seen_from = client.clone();
         let watcher = tokio::spawn(async move {
             loop {
-                // A lagged receiver has missed some news, not the state: that is read off the client.
-                tokio::select! {
-                    _ = errors.recv() => {},
-                    _ = reconnects.recv() => {},
+                // News are a reason to look, and so is a while without: the state itself is read off the client. A
+                // lagged receiver has missed news, not the state; a closed one means that the client has quit.
+                let news = tokio::select! {
+                    error = errors.recv() => error.map(drop),
+                    reconnection = reconnects.recv() => reconnection.map(drop),
+                    () = tokio::time::sleep(PATIENCE) => Ok(()),
+                };
+                if matches!(news, Err(RecvError::Closed)) {
+                    return;
                 }
-                up_now.send_replace(seen_from.is_connected());
+                let is_up = seen_from.is_connected();
+                up_now.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
             }
         });
         client.connect();
-        Ok(Self { client, up, _watcher: Arc::new(AbortOnDrop(watcher)) })
+        Ok(Self { client, up, replacing: Arc::default(), _watcher: Arc::new(AbortOnDrop(watcher)) })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -79,7 +91,12 @@ impl Link {
         let mut up = self.up.clone();
         tokio::select! {
             biased;
-            answer = command => Ok(answer),
+            answer = command => {
+                if matches!(&answer, Err(error) if *error.kind() == ErrorKind::Timeout) {
+                    self.replace_connection();
+                }
+                Ok(answer)
+            }
             () = async {
                 loop {
                     if up.wait_for(|up| !up).await.is_err() {
@@ -91,6 +108,20 @@ impl Link {
                 }
             } => Err(LiveError::Down),
         }
+    }
+
+    /// A connection on which a command found no answer is closed and opened anew: the server behind it may be hung, or
+    /// gone without a word. Until the new one is there calls fail at once instead of waiting one after the other.
+    /// (fred's own check for silent connections counts from the last write, which never comes under load.)
+    fn replace_connection(&self) {
+        if self.replacing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (client, replacing) = (self.client.clone(), self.replacing.clone());
+        tokio::spawn(async move {
+            let _ = client.force_reconnection().await;
+            replacing.store(false, Ordering::Relaxed);
+        });
     }
 
     /// Waits until there is a connection.
@@ -114,7 +145,7 @@ impl Link {
 
 /// A client for subscriptions, of its own connection.
 pub(super) fn subscriber(options: &Options) -> Result<SubscriberClient> {
-    Ok(builder(options, Duration::ZERO)?.build_subscriber_client()?)
+    Ok(builder(options, Duration::ZERO, EVENT_CAPACITY)?.build_subscriber_client()?)
 }
 
 /// The number of the database that `url` names.
@@ -124,7 +155,7 @@ pub(super) fn database(url: &str) -> Result<u8> {
 
 /// fred's defaults are not ours: without this a client never reconnects, never times out, batches small packets, and
 /// its event channel holds 32 messages.
-fn builder(options: &Options, extra: Duration) -> Result<Builder> {
+fn builder(options: &Options, extra: Duration, capacity: usize) -> Result<Builder> {
     let mut config = Config::from_url(&options.url)?;
     config.version = RespVersion::RESP3;
     config.fail_fast = false;
@@ -135,7 +166,7 @@ fn builder(options: &Options, extra: Duration) -> Result<Builder> {
         .set_policy(policy)
         .set_performance_config(PerformanceConfig {
             default_command_timeout: options.command_timeout + extra,
-            broadcast_channel_capacity: EVENT_CAPACITY,
+            broadcast_channel_capacity: capacity,
             ..PerformanceConfig::default()
         })
         .set_connection_config(ConnectionConfig {

@@ -93,9 +93,9 @@ impl LiveSet {
         Reconnections(self.back.reconnections())
     }
 
-    /// Closes the connections.
+    /// Closes the connections; the blocking one goes with the process, for it hears nothing while it waits.
     pub async fn close(&self) {
-        tokio::join!(self.front.close(), self.back.close(), self.blocking.close());
+        tokio::join!(self.front.close(), self.back.close());
     }
 
     /// Whether Redis answers.
@@ -178,10 +178,14 @@ impl LiveSet {
 
     /// Ends one session (`lua/leave.lua`).
     pub async fn leave(&self, user: UserId, sid: &SessionId) -> Result<()> {
+        self.leave_by(&self.front, user, sid).await
+    }
+
+    pub(super) async fn leave_by(&self, link: &Link, user: UserId, sid: &SessionId) -> Result<()> {
         let keys = Keys::of(self.shard_of(user));
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let _: i64 = named::leave
-            .run(&self.front, || {
+            .run(link, || {
                 let names = vec![keys.live(), keys.transitions(), keys.user(user), keys.ended(Some(sid))];
                 (names, vec![user.into(), sid.as_str().into(), self.ttl_ms().into(), ended_ttl_ms.into()])
             })

@@ -36,6 +36,7 @@ pub(super) mod named {
     script!(claim: "clock" "transitions");
     script!(due: "clock");
     script!(epoch: "clock");
+    script!(fence:);
     script!(heartbeat: "clock" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
     script!(online: "clock");

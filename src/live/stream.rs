@@ -17,6 +17,9 @@ const GROUP: &str = "persist";
 /// For how long another persister's turn is respected: a dead one's work is taken over after that.
 const LEASE: Duration = Duration::from_secs(3);
 
+/// A persister that has not been heard for so long is gone; one that was only idle comes back with its next turn.
+const GONE: Duration = Duration::from_hours(1);
+
 /// What [`LiveSet::take`] gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
@@ -104,10 +107,20 @@ impl LiveSet {
 
     /// Takes this process's name off the group (`lua/resign.lua`); for a clean shutdown.
     pub async fn resign(&self) -> Result<()> {
+        self.take_names_off(self.options.instance.as_str()).await
+    }
+
+    /// Takes the names of persisters off the group that have not been heard for an hour: processes that were killed.
+    pub async fn forget_the_gone(&self) -> Result<()> {
+        self.take_names_off("").await
+    }
+
+    async fn take_names_off(&self, consumer: &str) -> Result<()> {
+        let gone_ms = i64::try_from(GONE.as_millis()).unwrap_or(i64::MAX);
         for shard in self.shards() {
             let _: i64 = named::resign
                 .run(&self.back, || {
-                    let args = vec![Value::from_static_str(GROUP), self.options.instance.as_str().into()];
+                    let args = vec![Value::from_static_str(GROUP), consumer.into(), gone_ms.into()];
                     (vec![Keys::of(shard).transitions()], args)
                 })
                 .await?;

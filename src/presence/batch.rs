@@ -3,7 +3,9 @@
 //! One queue a shard, one call in flight a queue: an idle service adds no wait, a busy one shares its round trips. A queue
 //! is bounded; beyond it a heartbeat is refused, never piled up. Keeps invariant 2: no SQL here.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::fence::FenceKeeper;
 use super::{Beat, PresenceError};
@@ -14,6 +16,8 @@ use crate::model::Millis;
 const MAX_BATCH: usize = 256;
 /// Heartbeats that may wait for one shard: about 150 ms of work.
 const QUEUE: usize = 32_768;
+/// Batches that may wait for a fence at once; beyond that the answer is 503.
+const BEHIND_A_FENCE: usize = 64;
 
 type Answer = Result<Beat, PresenceError>;
 
@@ -50,6 +54,7 @@ impl Batcher {
 }
 
 async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::Receiver<Waiting>) {
+    let places = Arc::new(Semaphore::new(BEHIND_A_FENCE));
     let (mut beats, mut answers) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
     let mut arrived = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
@@ -72,8 +77,14 @@ async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::
                         let _ = answer.send(settle(now, outcome));
                     }
                 }
-                if !unfenced.is_empty() {
-                    tokio::spawn(try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced));
+                if !unfenced.is_empty()
+                    && let Ok(place) = places.clone().try_acquire_owned()
+                {
+                    let again = try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced);
+                    tokio::spawn(async move {
+                        again.await;
+                        drop(place);
+                    });
                 }
             }
             Err(error) => {
@@ -93,8 +104,11 @@ async fn try_again_behind_a_fence(
     fence: FenceKeeper,
     unfenced: Vec<(Heartbeat, oneshot::Sender<Answer>)>,
 ) {
-    let (beats, answers): (Vec<_>, Vec<_>) = unfenced.into_iter().unzip();
-    let reply = match fence.stand(shard).await {
+    let stands = fence.stand(shard).await;
+    let still_there = unfenced.into_iter().filter(|(_, answer)| !answer.is_closed());
+    let (beats, answers): (Vec<_>, Vec<_>) = still_there.unzip();
+    let reply = match stands {
+        Ok(()) if beats.is_empty() => return,
         Ok(()) => live.heartbeat(shard, &beats).await.map_err(PresenceError::from),
         Err(error) => Err(error),
     };

@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::PresenceError;
-use crate::live::{Fence, LiveSet, Verdict};
+use crate::live::{LiveSet, Verdict};
 use crate::model::{Millis, UserId};
-use crate::store::{Standing, Store};
+use crate::store::{ChangeCursor, Standing, Store};
 
 type Result<T> = std::result::Result<T, PresenceError>;
 
@@ -29,21 +29,28 @@ pub(super) struct FenceKeeper {
     /// How long after its end a session's access tokens can still be presented.
     ended_ttl: Duration,
     /// One rebuild at a time in this process.
-    rebuilding: Arc<Mutex<()>>,
+    building: Arc<Mutex<()>>,
+    /// Told when a fence was built: Redis may have lost more than that.
+    built: Arc<Notify>,
 }
 
 impl FenceKeeper {
     pub(super) fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
-        Self { live, store, ended_ttl, rebuilding: Arc::default() }
+        Self { live, store, ended_ttl, building: Arc::default(), built: Arc::default() }
+    }
+
+    /// Returns when a fence has been built since the last call.
+    pub(super) async fn built(&self) {
+        self.built.notified().await;
     }
 
     /// Makes sure that a shard has a fence; builds all of them where it has none.
     pub(super) async fn stand(&self, shard: u32) -> Result<()> {
-        if self.live.fence(shard).await?.is_some() {
+        if self.live.fence(shard).await?.cursor.is_some() {
             return Ok(());
         }
-        let _one = self.rebuilding.lock().await;
-        if self.live.fence(shard).await?.is_some() {
+        let _one = self.building.lock().await;
+        if self.live.fence(shard).await?.cursor.is_some() {
             return Ok(());
         }
         self.build().await
@@ -51,13 +58,28 @@ impl FenceKeeper {
 
     /// Builds every shard's fence anew from SQL, whatever stands.
     pub(super) async fn rebuild(&self) -> Result<()> {
-        let _one = self.rebuilding.lock().await;
+        let _one = self.building.lock().await;
         self.build().await
     }
 
-    /// The cursor is noted before the first row is read and set after the last, so that whatever changes meanwhile is
-    /// applied again by [`Self::follow`].
     async fn build(&self) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            if self.try_build().await? {
+                self.built.notify_one();
+                return Ok(());
+            }
+        }
+        Err(overtaken())
+    }
+
+    /// The cursor is noted before the first row is read, and what changed since is applied after the last; so whatever
+    /// happens meanwhile is seen here or by [`Self::follow`]. `false` where Redis lost its data while it was at it.
+    async fn try_build(&self) -> Result<bool> {
+        let ours = super::random_token();
+        let mut tokens = Vec::new();
+        for shard in self.live.shards() {
+            tokens.push(self.live.begin_fence(shard, &ours).await?);
+        }
         let cursor = self.store.change_cursor().await?;
         let mut blocked = HashSet::new();
         let mut after = 0;
@@ -65,28 +87,24 @@ impl FenceKeeper {
             let page = self.store.blocked_after(after, CHUNK).await?;
             let Some(last) = page.last() else { break };
             after = *last;
-            for (shard, users) in self.by_shard(page.iter().copied()) {
-                let verdicts: Vec<_> = users.into_iter().map(|user| (user, Verdict::Block)).collect();
-                self.live.block(shard, None, None, &verdicts).await?;
-            }
+            self.tell(&page).await?;
             blocked.extend(page);
         }
         for shard in self.live.shards() {
             let members = self.live.blocked_members(shard).await?;
             let doubtful: Vec<_> = members.into_iter().filter(|user| !blocked.contains(user)).collect();
-            for chunk in doubtful.chunks(CHUNK as usize) {
-                let verdicts = self.verdicts(chunk).await?;
-                self.live.block(shard, None, None, &verdicts).await?;
-            }
+            self.tell(&doubtful).await?;
         }
         self.end_sessions_again().await?;
-        for shard in self.live.shards() {
-            // A count that no former life of this fence can have reached by moving one by one.
-            let moves = u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or_default();
-            self.live.block(shard, None, Some(&Fence { cursor: cursor.0.clone(), moves }), &[]).await?;
+        let changes = self.store.account_changes(&cursor).await?;
+        self.tell(&changes.users).await?;
+        for (shard, token) in self.live.shards().zip(tokens) {
+            if !self.live.raise_fence(shard, &changes.cursor.0, &token).await? {
+                return Ok(false);
+            }
         }
         tracing::info!(blocked = blocked.len(), "the fence stands");
-        Ok(())
+        Ok(true)
     }
 
     /// Ends in Redis what has ended in SQL as long as tokens of it may still come: Redis may have been away, or have
@@ -95,88 +113,78 @@ impl FenceKeeper {
         let span_ms = i64::try_from(self.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let since = Millis::from_utc(chrono::Utc::now()).plus(-span_ms);
         let ended = self.store.sessions_ended_since(since).await?;
-        self.live.mark_ended(&ended).await?;
+        self.live.end_again(&ended).await?;
         Ok(())
     }
 
-    /// Brings these accounts in line now.
+    /// Brings these accounts in line now. Returns how many users were taken offline.
     pub(super) async fn apply(&self, users: &[UserId]) -> Result<u64> {
-        let mut evicted = 0;
-        for (shard, users) in self.by_shard(users.iter().copied()) {
-            evicted += self.apply_in_shard(shard, &users).await?;
+        for shard in self.by_shard(users).keys() {
+            self.stand(*shard).await?;
         }
-        Ok(evicted)
-    }
-
-    async fn apply_in_shard(&self, shard: u32, users: &[UserId]) -> Result<u64> {
-        for _ in 0..ATTEMPTS {
-            let Some(fence) = self.live.fence(shard).await? else {
-                self.stand(shard).await?;
-                continue;
-            };
-            let verdicts = self.verdicts(users).await?;
-            let moved = fence.moved_to(&fence.cursor);
-            if let Some(evicted) = self.live.block(shard, Some(&fence), Some(&moved), &verdicts).await? {
-                return Ok(evicted);
-            }
-        }
-        Err(overtaken())
+        self.tell(users).await
     }
 
     /// Follows the log of account changes to its end. Returns how many users were taken offline.
     pub(super) async fn follow(&self) -> Result<u64> {
         let mut evicted = 0;
         for _ in 0..ATTEMPTS {
-            let mut fences: HashMap<String, Vec<(u32, Fence)>> = HashMap::new();
+            let mut places: HashMap<String, Vec<u32>> = HashMap::new();
             for shard in self.live.shards() {
-                match self.live.fence(shard).await? {
-                    Some(fence) => fences.entry(fence.cursor.clone()).or_default().push((shard, fence)),
+                match self.live.fence(shard).await?.cursor {
+                    Some(cursor) => places.entry(cursor).or_default().push(shard),
+                    // Once it stands, the log is followed from there.
                     None => self.stand(shard).await?,
                 }
             }
-            let mut overtaken = false;
-            for (cursor, shards) in fences {
-                let changes = self.store.account_changes(&crate::store::ChangeCursor(cursor)).await?;
+            let mut arrived = places.values().map(Vec::len).sum::<usize>() == self.live.shards().len();
+            for (cursor, shards) in places {
+                let changes = self.store.account_changes(&ChangeCursor(cursor.clone())).await?;
                 if changes.users.is_empty() {
                     continue;
                 }
-                let mut users = self.by_shard(changes.users.iter().copied());
-                for (shard, fence) in shards {
-                    let users = users.remove(&shard).unwrap_or_default();
-                    match self.advance(shard, fence, &users, &changes.cursor.0).await? {
-                        Some(gone) => evicted += gone,
-                        None => overtaken = true,
-                    }
+                let theirs: Vec<_> = changes
+                    .users
+                    .into_iter()
+                    .filter(|user| shards.contains(&self.live.shard_of(*user)))
+                    .collect();
+                evicted += self.tell(&theirs).await?;
+                for shard in shards {
+                    // Someone else has moved it, or it is gone: look again.
+                    arrived &= self.live.move_fence(shard, &cursor, &changes.cursor.0).await?;
                 }
             }
-            if !overtaken {
+            if arrived {
                 return Ok(evicted);
             }
         }
-        Err(self::overtaken())
+        Err(overtaken())
     }
 
-    /// Moves a shard's fence to `cursor` over these changes, some at a time; only the last step claims the cursor.
-    /// `None` where someone else moved it meanwhile.
-    async fn advance(&self, shard: u32, from: Fence, users: &[UserId], cursor: &str) -> Result<Option<u64>> {
-        let (mut fence, mut evicted) = (from, 0);
-        for chunk in users.chunks(CHUNK as usize) {
-            let verdicts = self.verdicts(chunk).await?;
-            let moved = fence.moved_to(&fence.cursor);
-            match self.live.block(shard, Some(&fence), Some(&moved), &verdicts).await? {
-                Some(gone) => evicted += gone,
-                None => return Ok(None),
+    /// Tells Redis what SQL says of these accounts, asking SQL again as often as somebody else told Redis anything
+    /// between question and answer.
+    async fn tell(&self, users: &[UserId]) -> Result<u64> {
+        let mut evicted = 0;
+        for (shard, users) in self.by_shard(users) {
+            for chunk in users.chunks(CHUNK as usize) {
+                evicted += self.tell_shard(shard, chunk).await?;
             }
-            fence = moved;
         }
-        let arrived = self.live.block(shard, Some(&fence), Some(&fence.moved_to(cursor)), &[]).await?;
-        Ok(arrived.map(|_| evicted))
+        Ok(evicted)
+    }
+
+    async fn tell_shard(&self, shard: u32, users: &[UserId]) -> Result<u64> {
+        for _ in 0..ATTEMPTS {
+            let moves = self.live.fence(shard).await?.moves;
+            let verdicts = self.verdicts(users).await?;
+            if let Some(evicted) = self.live.block(shard, &moves, &verdicts).await? {
+                return Ok(evicted);
+            }
+        }
+        Err(overtaken())
     }
 
     async fn verdicts(&self, users: &[UserId]) -> Result<Vec<(UserId, Verdict)>> {
-        if users.is_empty() {
-            return Ok(vec![]);
-        }
         let standings = self.store.standings(users).await?;
         Ok(standings
             .into_iter()
@@ -188,10 +196,10 @@ impl FenceKeeper {
             .collect())
     }
 
-    fn by_shard(&self, users: impl Iterator<Item = UserId>) -> HashMap<u32, Vec<UserId>> {
+    fn by_shard(&self, users: &[UserId]) -> HashMap<u32, Vec<UserId>> {
         let mut shards: HashMap<u32, Vec<UserId>> = HashMap::new();
         for user in users {
-            shards.entry(self.live.shard_of(user)).or_default().push(user);
+            shards.entry(self.live.shard_of(*user)).or_default().push(*user);
         }
         shards
     }

@@ -258,10 +258,17 @@ impl PresenceService {
     /// Redis was away: makes sure of the fence. Where it may have lost data, all of it is built anew.
     pub async fn restore_fence(&self, data_may_be_lost: bool) -> Result<(), PresenceError> {
         if data_may_be_lost {
-            return self.inner.fence.rebuild().await;
+            self.inner.fence.rebuild().await?;
+        } else {
+            self.inner.fence.end_sessions_again().await?;
         }
-        self.inner.fence.follow().await?;
-        self.inner.fence.end_sessions_again().await
+        self.inner.fence.follow().await.map(drop)
+    }
+
+    /// Returns when the fence was found missing and built: Redis has lost its data, even if the connection has not
+    /// told of it.
+    pub async fn fence_built(&self) {
+        self.inner.fence.built().await;
     }
 
     /// Waits until Redis answers after it did not. It may have missed the end of sessions meanwhile, and may have taken
@@ -281,6 +288,16 @@ impl PresenceService {
         );
         Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
     }
+}
+
+/// A name that nobody else has.
+fn random_token() -> String {
+    let mut bytes = [0; 16];
+    // Without a source of randomness the time must do; it is told apart from others, not kept secret.
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes[..8].copy_from_slice(&chrono::Utc::now().timestamp_micros().to_le_bytes());
+    }
+    format!("{:032x}", u128::from_le_bytes(bytes))
 }
 
 impl From<LiveError> for PresenceError {

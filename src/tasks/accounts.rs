@@ -6,32 +6,39 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Context;
-use crate::presence::Trouble;
+use crate::presence::{PresenceError, Trouble};
 
 /// A look for its own sake, should a wake-up ever go missing.
 const ROUND: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_millis(250);
 
+static WATCH_TROUBLE: Trouble =
+    Trouble::new("account changes are not watched for now; they wait in SQL's log");
+static FOLLOW_TROUBLE: Trouble =
+    Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
+
 pub(super) async fn run(context: &Context) {
-    static TROUBLE: Trouble =
-        Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
     loop {
-        let lost = context.store.wait_for_account_change(ROUND).await.err();
-        match context.presence.follow_account_changes().await {
-            Ok(evicted) => {
-                TROUBLE.over();
-                if evicted > 0 {
-                    tracing::info!(evicted, "blocked accounts were taken offline");
-                }
-            }
+        match context.store.wait_for_account_change(ROUND).await {
+            Ok(()) => WATCH_TROUBLE.over(),
             Err(error) => {
-                TROUBLE.note(&error);
+                WATCH_TROUBLE.note(&error);
                 sleep(RETRY).await;
             }
         }
-        if let Some(error) = lost {
-            TROUBLE.note(&error);
+        // The wake-up is spent: until the log was followed there is nothing else to wait for.
+        while let Err(error) = follow(context).await {
+            FOLLOW_TROUBLE.note(&error);
             sleep(RETRY).await;
         }
+        FOLLOW_TROUBLE.over();
     }
+}
+
+async fn follow(context: &Context) -> Result<(), PresenceError> {
+    let evicted = context.presence.follow_account_changes().await?;
+    if evicted > 0 {
+        tracing::info!(evicted, "blocked accounts were taken offline");
+    }
+    Ok(())
 }

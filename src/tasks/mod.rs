@@ -25,6 +25,9 @@ pub use persist::{Drained, drain_all};
 pub use reconcile::{Reconciled, reconcile_once};
 pub use sweep::{Swept, sweep_once};
 
+/// How long the persister's last batch may take when the process ends.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// What every loop works with; clones share it.
 #[derive(Clone)]
 pub struct Context {
@@ -89,13 +92,19 @@ impl Tasks {
         }
     }
 
-    /// Lets the persister finish its batch, and ends the others.
+    /// Lets the persister finish its batch, and ends the others. A batch that takes too long is left: it is not
+    /// acknowledged, and whoever comes next does it again.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        while let Some(ended) = self.loops.join_next().await {
-            if matches!(ended, Ok("persist")) {
-                break;
+        let finished = async {
+            while let Some(ended) = self.loops.join_next().await {
+                if matches!(ended, Ok("persist")) {
+                    break;
+                }
             }
+        };
+        if tokio::time::timeout(FAREWELL, finished).await.is_err() {
+            tracing::warn!("the persister's last batch took too long; it waits in Redis for the next start");
         }
         self.loops.shutdown().await;
     }

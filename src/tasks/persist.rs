@@ -20,8 +20,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(500);
 /// A turn of somebody else is looked at again after this long at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long the last batch may take when the process ends.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How long it may take to take this process's name off the group.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 static REDIS_TROUBLE: Trouble = Trouble::new("the persister cannot reach Redis; transitions wait there");
 static SQL_TROUBLE: Trouble = Trouble::new("the persister cannot write to SQL; transitions wait in Redis");
@@ -51,8 +51,7 @@ pub(super) async fn run(context: &Context, mut stopping: watch::Receiver<bool>) 
             () = wait(context) => {}
             _ = stopping.wait_for(|stop| *stop) => break,
         }
-        // Not cut short by the stop: what is taken is finished.
-        match drain(context).await {
+        match drain(context, &stopping).await {
             Ok(Drained { others_at_it: true, .. }) => {
                 let _ = timeout(ASK_AGAIN, stopping.wait_for(|stop| *stop)).await;
             }
@@ -75,11 +74,8 @@ pub(super) async fn run(context: &Context, mut stopping: watch::Receiver<bool>) 
             }
         }
     }
-    let farewell = async {
-        let _ = drain(context).await;
-        let _ = context.live.resign().await;
-    };
-    let _ = timeout(FAREWELL, farewell).await;
+    // What is left waits in the stream for whoever comes next.
+    let _ = timeout(FAREWELL, context.live.resign()).await;
 }
 
 async fn wait(context: &Context) {
@@ -91,13 +87,15 @@ async fn wait(context: &Context) {
 
 /// Writes all that SQL lacks; for the command line.
 pub async fn drain_all(context: &Context) -> anyhow::Result<Drained> {
-    Ok(drain(context).await?)
+    let (_never, going_on) = watch::channel(false);
+    Ok(drain(context, &going_on).await?)
 }
 
-async fn drain(context: &Context) -> Result<Drained, Failure> {
+/// Turn after turn until SQL lacks nothing, or the process is to stop: then the turn under way is the last.
+async fn drain(context: &Context, stopping: &watch::Receiver<bool>) -> Result<Drained, Failure> {
     let mut drained = Drained::default();
     for shard in context.live.shards() {
-        loop {
+        while !*stopping.borrow() {
             let work = match context.live.take(shard, BATCH).await? {
                 Turn::Mine(work) => work,
                 Turn::Others(_) => {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Context;
 use crate::model::{Millis, UserId};
@@ -49,7 +49,9 @@ pub(super) async fn run(context: &Context) {
         let due = Instant::now() + next;
         loop {
             tokio::select! {
-                _ = timeout_at(due, reconnections.next()) => break,
+                () = reconnections.next() => break,
+                () = context.presence.fence_built() => break,
+                () = sleep_until(due) => break,
                 () = context.presence.answers_again() => {}
             }
             let restored = context.presence.restore_fence(false).await;
@@ -66,10 +68,11 @@ pub(super) async fn run(context: &Context) {
 async fn settle(context: &Context) -> Result<Duration, PresenceError> {
     let mut data_may_be_lost = false;
     for shard in context.live.shards() {
-        let unfenced = context.live.fence(shard).await?.is_none();
+        let unfenced = context.live.fence(shard).await?.cursor.is_none();
         data_may_be_lost |= context.live.epoch(shard).await?.is_new || unfenced;
     }
     context.presence.restore_fence(data_may_be_lost).await?;
+    context.live.forget_the_gone().await?;
     let reconciled = reconcile_once(context).await?;
     if let Some(wait) = reconciled.too_early {
         return Ok(wait);

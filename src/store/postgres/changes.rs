@@ -151,21 +151,24 @@ impl Watch {
 
 impl Listening {
     async fn hear(&mut self, deadline: Instant, bound: Duration) -> Result<()> {
-        match timeout_at(deadline, self.listener.try_recv()).await {
-            Ok(Ok(Some(_))) => {
-                self.heard = Instant::now();
-                while self.listener.next_buffered().is_some() {}
+        loop {
+            let silent = self.heard + SILENCE;
+            match timeout_at(deadline.min(silent), self.listener.try_recv()).await {
+                Ok(Ok(Some(_))) => {
+                    self.heard = Instant::now();
+                    while self.listener.next_buffered().is_some() {}
+                    return Ok(());
+                }
+                Ok(Ok(None)) => return Err(unavailable(sqlx::Error::PoolClosed)),
+                Ok(Err(error)) => return Err(unavailable(error)),
+                Err(_) if Instant::now() >= silent => {
+                    // A connection that a firewall has forgotten looks just as quiet as a calm day.
+                    let asking = async { self.listener.acquire().await?.ping().await };
+                    timeout(bound, asking).await.map_err(|_| too_slow())?.map_err(unavailable)?;
+                    self.heard = Instant::now();
+                }
+                Err(_) => return Ok(()),
             }
-            Ok(Ok(None)) => return Err(unavailable(sqlx::Error::PoolClosed)),
-            Ok(Err(error)) => return Err(unavailable(error)),
-            Err(_) if self.heard.elapsed() >= SILENCE => {
-                // A connection that a firewall has forgotten looks just as quiet as a calm day.
-                let asking = async { self.listener.acquire().await?.ping().await };
-                timeout(bound, asking).await.map_err(|_| too_slow())?.map_err(unavailable)?;
-                self.heard = Instant::now();
-            }
-            Err(_) => {}
         }
-        Ok(())
     }
 }

@@ -1,6 +1,6 @@
-//! `lua/block.lua`
+//! `lua/block.lua` and `lua/fence.lua`
 
-use presenced::live::{Fence, HeartbeatOutcome, Verdict};
+use presenced::live::{HeartbeatOutcome, Verdict};
 use presenced::model::HeartbeatWord::Online;
 
 use super::{Bench, TTL_MS};
@@ -9,17 +9,11 @@ use super::{Bench, TTL_MS};
 async fn a_block_evicts_once_and_stands() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
-    let from = bench.live.fence(0).await.unwrap().unwrap();
-    let to = from.moved_to("41");
+    let before = bench.live.fence(0).await.unwrap().moves;
     let verdicts = [(7, Verdict::Block), (8, Verdict::Block)];
-    assert_eq!(bench.live.block(0, Some(&from), Some(&to), &verdicts).await.unwrap(), Some(1));
-    assert_eq!(
-        bench.live.block(0, Some(&from), Some(&to), &verdicts).await.unwrap(),
-        None,
-        "the fence has moved"
-    );
-    assert_eq!(bench.live.block(0, Some(&to), None, &verdicts).await.unwrap(), Some(0));
-    assert_eq!(bench.live.fence(0).await.unwrap(), Some(to));
+    assert_eq!(bench.live.block(0, &before, &verdicts).await.unwrap(), Some(1));
+    assert_eq!(bench.live.block(0, &before, &verdicts).await.unwrap(), None, "it was told something since");
+    assert_eq!(bench.tell(&verdicts).await, 0);
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::Blocked);
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline blocked"]);
@@ -29,18 +23,47 @@ async fn a_block_evicts_once_and_stands() {
 async fn an_overtaken_answer_changes_nothing() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
-    let stale = Fence { cursor: "0".into(), moves: 99 };
-    assert_eq!(bench.live.block(0, Some(&stale), None, &[(7, Verdict::Block)]).await.unwrap(), None);
-    assert!(bench.exists(7));
-    assert_eq!(bench.live.blocked_members(0).await.unwrap(), Vec::<i64>::new());
+    // One instance asks SQL, and is slow; another tells Redis of a later answer.
+    let slow = bench.live.fence(0).await.unwrap().moves;
+    bench.tell(&[(7, Verdict::Block)]).await;
+    assert_eq!(bench.live.block(0, &slow, &[(7, Verdict::Allow)]).await.unwrap(), None);
+    assert_eq!(bench.live.blocked_members(0).await.unwrap(), [7]);
+    // Nor does one from before a loss of data, when the count began anew.
+    let old = bench.live.fence(0).await.unwrap().moves;
+    bench.redis.cli(&["FLUSHALL"]);
+    bench.tell(&[(7, Verdict::Block)]).await;
+    bench.tell(&[(7, Verdict::Block)]).await;
+    assert_eq!(bench.live.block(0, &old, &[(7, Verdict::Allow)]).await.unwrap(), None);
+    assert_eq!(bench.live.blocked_members(0).await.unwrap(), [7]);
+}
+
+#[tokio::test]
+async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
+    let bench = Bench::unfenced().await;
+    let token = bench.live.begin_fence(0, "one").await.unwrap();
+    assert_eq!(
+        bench.live.begin_fence(0, "two").await.unwrap(),
+        token,
+        "two who build at once share one token"
+    );
+    bench.redis.cli(&["FLUSHALL"]);
+    assert!(!bench.live.raise_fence(0, "5", &token).await.unwrap());
+    assert_eq!(bench.live.fence(0).await.unwrap().cursor, None);
+    let token = bench.live.begin_fence(0, "three").await.unwrap();
+    for _ in 0..2 {
+        assert!(bench.live.raise_fence(0, "5", &token).await.unwrap());
+    }
+    assert!(bench.live.move_fence(0, "5", "6").await.unwrap());
+    assert!(!bench.live.move_fence(0, "5", "7").await.unwrap(), "someone else has moved it");
+    assert_eq!(bench.live.fence(0).await.unwrap().cursor.as_deref(), Some("6"));
 }
 
 #[tokio::test]
 async fn an_allowed_account_may_come_back() {
     let bench = Bench::start().await;
-    bench.live.block(0, None, None, &[(7, Verdict::Block)]).await.unwrap();
+    bench.tell(&[(7, Verdict::Block)]).await;
     for _ in 0..2 {
-        bench.live.block(0, None, None, &[(7, Verdict::Allow)]).await.unwrap();
+        bench.tell(&[(7, Verdict::Allow)]).await;
     }
     assert!(matches!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::Present(_)));
 }
@@ -49,10 +72,8 @@ async fn an_allowed_account_may_come_back() {
 async fn a_deleted_account_leaves_without_a_word_and_stays_out() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
-    for evicted in [1, 0] {
-        let gone = bench.live.block(0, None, None, &[(7, Verdict::Gone)]).await.unwrap();
-        assert_eq!(gone, Some(evicted));
-    }
+    assert_eq!(bench.tell(&[(7, Verdict::Gone)]).await, 1);
+    assert_eq!(bench.tell(&[(7, Verdict::Gone)]).await, 0);
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::Blocked);
     assert_eq!(bench.transitions(), ["7 online heartbeat"]);
@@ -63,6 +84,6 @@ async fn whose_deadline_had_passed_was_not_taken_offline_by_the_block() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
     bench.age(7, TTL_MS + 1_000);
-    bench.live.block(0, None, None, &[(7, Verdict::Block)]).await.unwrap();
+    bench.tell(&[(7, Verdict::Block)]).await;
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline expired"]);
 }

@@ -61,10 +61,10 @@ async fn due_names_the_passed_the_next_and_the_strays() {
     bench.beat(1, "phone", Online).await;
     bench.beat(2, "phone", Online).await;
     bench.age(1, TTL_MS + 10);
-    bench.redis.cli(&["ZADD", "presence:{0}:live", "5", "nobody"]);
+    bench.redis.cli(&["ZADD", "presence:{0}:live", "4", "007", "5", "nobody"]);
     let due = bench.live.due(0, 10).await.unwrap();
     assert_eq!(due.passed.iter().map(|(user, _)| *user).collect::<Vec<_>>(), [1]);
-    assert_eq!(due.strays, ["nobody"]);
+    assert_eq!(due.strays, ["007", "nobody"]);
     let next = due.next_in.unwrap().as_millis();
     assert!((115_000..=120_000).contains(&next), "{next}");
     assert!(bench.live.due(0, 1).await.unwrap().next_in.unwrap().is_zero(), "there is more");

@@ -135,7 +135,7 @@ async fn who_returns_after_an_unclaimed_deadline_has_been_offline_since_it() {
 #[tokio::test]
 async fn a_blocked_user_does_not_come_online_and_another_of_the_batch_does() {
     let bench = Bench::start().await;
-    bench.live.block(0, None, None, &[(7, Verdict::Block)]).await.unwrap();
+    bench.tell(&[(7, Verdict::Block)]).await;
     let batch = [7, 8].map(|user| Heartbeat { who: key(user, "phone"), word: Online });
     for _ in 0..2 {
         let (_, outcomes) = bench.live.heartbeat(0, &batch).await.unwrap();
@@ -199,4 +199,19 @@ async fn a_flushed_script_cache_costs_one_call() {
     bench.beat(7, "phone", Online).await;
     bench.redis.cli(&["SCRIPT", "FLUSH"]);
     assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
+}
+
+#[tokio::test]
+async fn ten_thousand_dead_sessions_are_dropped_at_once() {
+    let bench = Bench::start().await;
+    bench.beat(7, "desk", Online).await;
+    for chunk in 0..10 {
+        let mut command = vec!["HSET".to_owned(), "presence:{0}:user:7".to_owned()];
+        for session in 0..1_000 {
+            command.extend([format!("s:dead-{chunk}-{session}"), "1000".to_owned()]);
+        }
+        bench.redis.cli(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
+    assert_eq!(bench.redis.cli(&["HLEN", "presence:{0}:user:7"]), "4");
 }

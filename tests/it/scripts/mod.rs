@@ -11,7 +11,7 @@ mod take;
 
 use std::time::Duration;
 
-use presenced::live::{Fence, Heartbeat, HeartbeatOutcome, LiveSet, Options};
+use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Options, Verdict};
 use presenced::model::{HeartbeatWord, Millis, SessionId, SessionKey, UserId};
 
 use crate::support::redis::RedisServer;
@@ -40,8 +40,14 @@ impl Bench {
     }
 
     pub async fn raise_fence(&self) {
-        let fence = Fence { cursor: "0".into(), moves: 1 };
-        self.live.block(0, None, Some(&fence), &[]).await.unwrap();
+        let token = self.live.begin_fence(0, "bench").await.unwrap();
+        assert!(self.live.raise_fence(0, "0", &token).await.unwrap());
+    }
+
+    /// Tells the fence what SQL would say; returns how many were taken offline.
+    pub async fn tell(&self, verdicts: &[(UserId, Verdict)]) -> u64 {
+        let moves = self.live.fence(0).await.unwrap().moves;
+        self.live.block(0, &moves, verdicts).await.unwrap().expect("nobody else is here")
     }
 
     pub async fn beat(&self, user: UserId, sid: &str, word: HeartbeatWord) -> HeartbeatOutcome {

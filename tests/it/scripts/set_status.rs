@@ -68,7 +68,7 @@ async fn a_blocked_user_cannot_be_set_online_and_nobody_without_a_fence() {
     let bench = Bench::unfenced().await;
     assert_eq!(bench.live.set_status(7, OnlineStatus::Online).await.unwrap(), StatusOutcome::Unfenced);
     bench.raise_fence().await;
-    bench.live.block(0, None, None, &[(7, Verdict::Block)]).await.unwrap();
+    bench.tell(&[(7, Verdict::Block)]).await;
     assert_eq!(bench.live.set_status(7, OnlineStatus::Online).await.unwrap(), StatusOutcome::Blocked);
     assert_eq!(bench.live.set_status(7, OnlineStatus::Offline).await.unwrap(), StatusOutcome::Done);
     assert!(bench.transitions().is_empty());
@@ -81,4 +81,14 @@ async fn an_unclaimed_deadline_is_recorded_first() {
     bench.age(7, TTL_MS + 2_000);
     bench.live.set_status(7, OnlineStatus::Online).await.unwrap();
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline expired", "7 online admin"]);
+}
+
+#[tokio::test]
+async fn a_field_of_somebody_elses_hand_is_left_alone() {
+    let bench = Bench::start().await;
+    bench.beat(7, "phone", Online).await;
+    bench.redis.cli(&["HSET", "presence:{0}:user:7", "note", "hello", "s:odd", "nonsense"]);
+    assert_eq!(bench.live.set_status(7, OnlineStatus::Away).await.unwrap(), StatusOutcome::Done);
+    assert_eq!(bench.field(7, "note"), "hello");
+    assert_eq!(bench.field(7, "status"), "away");
 }

@@ -154,3 +154,16 @@ async fn a_redis_child_that_dies_is_started_again_with_its_data() {
     .await;
     assert_eq!(service.terminate().await, 0);
 }
+
+#[tokio::test]
+async fn a_secret_file_that_is_no_secret_is_refused() {
+    let folder = tether::folder("secret");
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("jwt-secret"), "").unwrap();
+    let started =
+        Presenced::try_start(PresencedOptions { data: Some(data), ..PresencedOptions::default() }).await;
+    let (code, output) = started.expect_err("an empty key signs nothing");
+    assert_eq!(code, 1);
+    assert!(output.contains("jwt-secret") && output.contains("delete it"), "{output}");
+}

@@ -3,6 +3,8 @@
 mod commands;
 mod crowd;
 mod embedded;
+mod fence;
+mod kills;
 mod punctual;
 mod statements;
 mod strangers;
