@@ -14,6 +14,8 @@ use crate::model::{Millis, UserId};
 /// Whose deadline has passed in a shard, and when the next one will.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Due {
+    /// Whether the fence stands; where it does not, Redis has lost its data.
+    pub fenced: bool,
     /// Users whose deadline has passed, with it, the earliest first.
     pub passed: Vec<(UserId, Millis)>,
     /// Members of the live set that are no user ids (written by someone else's hand) and would come up for ever.
@@ -44,8 +46,9 @@ pub struct SeenPlace {
 impl LiveSet {
     /// Whose deadline has passed in a shard (`lua/due.lua`), at most `most` of them.
     pub async fn due(&self, shard: u32, most: u32) -> Result<Due> {
+        let keys = Keys::of(shard);
         let reply: Vec<String> = named::due
-            .run(&self.back, || (vec![Keys::of(shard).live()], vec![i64::from(most).into()]))
+            .run(&self.back, || (vec![keys.live(), keys.fence()], vec![i64::from(most).into()]))
             .await?;
         let number = |index: usize| {
             reply
@@ -53,8 +56,9 @@ impl LiveSet {
                 .and_then(|word| word.parse::<i64>().ok())
                 .ok_or_else(|| unexpected("due", "no number"))
         };
-        let (now, next) = (number(0)?, number(1)?);
+        let (now, fenced, next) = (number(0)?, number(1)? == 1, number(2)?);
         let mut due = Due {
+            fenced,
             next_in: match next {
                 -1 => None,
                 0 => Some(Duration::ZERO),
@@ -62,7 +66,7 @@ impl LiveSet {
             },
             ..Due::default()
         };
-        for pair in reply[2..].chunks_exact(2) {
+        for pair in reply[3..].chunks_exact(2) {
             match (pair[0].parse::<UserId>(), pair[1].parse()) {
                 // Only the plain form is the member that a claim finds: `007` is none.
                 (Ok(user), Ok(deadline)) if user > 0 && user.to_string() == pair[0] => {

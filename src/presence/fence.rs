@@ -30,18 +30,23 @@ pub(super) struct FenceKeeper {
     ended_ttl: Duration,
     /// One rebuild at a time in this process.
     building: Arc<Mutex<()>>,
-    /// Told when a fence was built: Redis may have lost more than that.
-    built: Arc<Notify>,
+    /// Told when a fence was found missing: Redis has lost more than that.
+    missed: Arc<Notify>,
 }
 
 impl FenceKeeper {
     pub(super) fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
-        Self { live, store, ended_ttl, building: Arc::default(), built: Arc::default() }
+        Self { live, store, ended_ttl, building: Arc::default(), missed: Arc::default() }
     }
 
-    /// Returns when a fence has been built since the last call.
-    pub(super) async fn built(&self) {
-        self.built.notified().await;
+    /// Returns when a fence has been found missing since the last call.
+    pub(super) async fn missed(&self) {
+        self.missed.notified().await;
+    }
+
+    /// Says that a fence was found missing.
+    pub(super) fn miss(&self) {
+        self.missed.notify_one();
     }
 
     /// Makes sure that a shard has a fence; builds all of them where it has none.
@@ -65,7 +70,7 @@ impl FenceKeeper {
     async fn build(&self) -> Result<()> {
         for _ in 0..ATTEMPTS {
             if self.try_build().await? {
-                self.built.notify_one();
+                self.miss();
                 return Ok(());
             }
         }

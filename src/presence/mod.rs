@@ -265,10 +265,14 @@ impl PresenceService {
         self.inner.fence.follow().await.map(drop)
     }
 
-    /// Returns when the fence was found missing and built: Redis has lost its data, even if the connection has not
-    /// told of it.
-    pub async fn fence_built(&self) {
-        self.inner.fence.built().await;
+    /// Says that Redis was found without what it must hold.
+    pub fn redis_has_forgotten(&self) {
+        self.inner.fence.miss();
+    }
+
+    /// Returns when Redis was found without what it must hold, even if no connection broke.
+    pub async fn loss_noticed(&self) {
+        self.inner.fence.missed().await;
     }
 
     /// Waits until Redis answers after it did not. It may have missed the end of sessions meanwhile, and may have taken

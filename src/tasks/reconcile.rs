@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context) {
         loop {
             tokio::select! {
                 () = reconnections.next() => break,
-                () = context.presence.fence_built() => break,
+                () = context.presence.loss_noticed() => break,
                 () = sleep_until(due) => break,
                 () = context.presence.answers_again() => {}
             }

@@ -27,14 +27,20 @@ pub struct Swept {
     pub claimed: u64,
     /// Members of the live set that were no user ids, and were dropped.
     pub strays: u64,
+    /// Whether a shard had no fence: Redis has lost its data.
+    pub unfenced: bool,
 }
 
 pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
     static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
     loop {
         let sleep = match look(&context.live, shard).await {
-            Ok((_, next)) => {
+            Ok((swept, next)) => {
                 TROUBLE.over();
+                if swept.unfenced {
+                    // Redis has lost its data, whether or not the connection told of it.
+                    context.presence.redis_has_forgotten();
+                }
                 next
             }
             Err(error) => {
@@ -55,6 +61,7 @@ pub async fn sweep_once(live: &LiveSet) -> Result<Swept, LiveError> {
             swept.passed += found.passed;
             swept.claimed += found.claimed;
             swept.strays += found.strays;
+            swept.unfenced |= found.unfenced;
             if !next.is_zero() {
                 break;
             }
@@ -66,7 +73,7 @@ pub async fn sweep_once(live: &LiveSet) -> Result<Swept, LiveError> {
 /// Claims what has passed, a chunk at most; returns how long to sleep then, zero where there is more.
 async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError> {
     let due = live.due(shard, CHUNK).await?;
-    let mut swept = Swept { passed: due.passed.len() as u64, ..Swept::default() };
+    let mut swept = Swept { passed: due.passed.len() as u64, unfenced: !due.fenced, ..Swept::default() };
     if !due.strays.is_empty() {
         tracing::warn!(
             count = due.strays.len(),

@@ -57,7 +57,8 @@ async fn of_many_who_claim_at_once_one_wins() {
 #[tokio::test]
 async fn due_names_the_passed_the_next_and_the_strays() {
     let bench = Bench::start().await;
-    assert_eq!(bench.live.due(0, 10).await.unwrap().next_in, None);
+    let empty = bench.live.due(0, 10).await.unwrap();
+    assert_eq!((empty.next_in, empty.fenced), (None, true));
     bench.beat(1, "phone", Online).await;
     bench.beat(2, "phone", Online).await;
     bench.age(1, TTL_MS + 10);

@@ -5,6 +5,7 @@ mod crowd;
 mod embedded;
 mod fence;
 mod kills;
+mod lost;
 mod punctual;
 mod statements;
 mod strangers;

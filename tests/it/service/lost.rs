@@ -1,0 +1,87 @@
+//! Invariant 9: a Redis that comes back empty flaps nobody, and those who do not come back are declared offline in time.
+
+use std::time::Duration;
+
+use super::{Database, Scene, assert_alternates};
+use crate::support::mint::access_token;
+use crate::support::poll::eventually;
+
+const USERS: i64 = 60;
+const TTL: Duration = Duration::from_secs(3);
+
+/// How Redis loses everything.
+#[derive(Clone, Copy)]
+enum Loss {
+    Restart,
+    /// Without any connection breaking.
+    Flush,
+}
+
+async fn beat(scene: &Scene, users: impl Iterator<Item = i64>) -> usize {
+    let mut accepted = 0;
+    for user in users {
+        accepted += usize::from(scene.api.heartbeat(&access_token(user, "phone")).await.0 == 200);
+    }
+    accepted
+}
+
+async fn lose(database: Database, loss: Loss, someone_stays: bool) {
+    let mut scene = Scene::start(database, USERS, TTL, &[]).await;
+    assert_eq!(beat(&scene, 1..=USERS).await, 60);
+    eventually(Duration::from_secs(5), async || {
+        let query = "SELECT CAST(count(*) AS text) FROM users WHERE online_status = 'online'";
+        let online = scene.sql.number(query).await;
+        if online == USERS { Ok(()) } else { Err(online) }
+    })
+    .await;
+    match loss {
+        Loss::Restart => scene.redis.restart_empty().await,
+        Loss::Flush => drop(scene.redis.cli(&["FLUSHALL"])),
+    }
+    let lost_at = chrono::Utc::now().timestamp_millis();
+    // Even ones go on as if nothing had happened; odd ones have gone with the old Redis.
+    let stay = || (1..=USERS).filter(move |user| someone_stays && user % 2 == 0);
+    let declared = eventually(Duration::from_secs(12), async || {
+        beat(&scene, stay()).await;
+        let expired = "SELECT CAST(count(*) AS text) FROM presence_transitions WHERE reason = 'expired'";
+        let gone = scene.sql.number(expired).await;
+        let missing = if someone_stays { USERS / 2 } else { USERS };
+        if gone >= missing { Ok(chrono::Utc::now().timestamp_millis()) } else { Err(gone) }
+    })
+    .await;
+    let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
+    assert!(declared >= lost_at + ttl_ms - 100, "nobody is missed before a TTL: {} ms", declared - lost_at);
+    let histories = scene.histories().await;
+    assert_alternates(&histories);
+    for user in 1..=USERS {
+        let rows: Vec<_> = histories.iter().filter(|row| row[0] == user.to_string()).collect();
+        if someone_stays && user % 2 == 0 {
+            assert_eq!(rows.len(), 1, "user {user} was flapped: {rows:?}");
+        } else {
+            assert_eq!(rows.len(), 2, "{rows:?}");
+            let at: i64 = rows[1][4].parse().unwrap();
+            assert!(at <= lost_at + ttl_ms, "dated no later than a TTL after the last sign: {rows:?}");
+            assert!(at >= rows[0][4].parse().unwrap(), "{rows:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_flaps_nobody_on_postgres() {
+    lose(Database::Postgres, Loss::Restart, true).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_flaps_nobody_on_sqlite() {
+    lose(Database::Sqlite, Loss::Restart, true).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_without_a_word_flaps_nobody() {
+    lose(Database::Sqlite, Loss::Flush, true).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_everyone_is_noticed_though_nobody_speaks() {
+    lose(Database::Sqlite, Loss::Flush, false).await;
+}
