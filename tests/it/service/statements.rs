@@ -67,13 +67,17 @@ async fn a_thousand_users_who_stay_online_for_a_minute_cost_no_sql_but_the_write
     })
     .await;
     // The reconciler looks once when Redis has been heard for a TTL; that belongs to the start.
+    // As real clients do: several heartbeats within a TTL, and pauses between them.
+    let mut pace = tokio::time::interval(Duration::from_secs(2));
     while begun.elapsed() < Duration::from_secs(12) {
+        pace.tick().await;
         round().await;
     }
     let before = statements(&server.output()).len();
     let steady = Instant::now();
     let mut beats = 0;
     while steady.elapsed() < Duration::from_mins(1) {
+        pace.tick().await;
         round().await;
         beats += USERS;
     }
@@ -127,9 +131,10 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let who = SessionKey { user: account.id, sid: SessionId::parse("phone") };
     let steady = async |span: Duration| {
         let begun = Instant::now();
+        let mut pace = tokio::time::interval(Duration::from_millis(2));
         while begun.elapsed() < span {
+            pace.tick().await;
             presence.heartbeat(&who, HeartbeatWord::Online).await.unwrap();
-            tokio::task::yield_now().await;
         }
     };
     // Past the start: the transition persisted, the reconciler's look after one TTL.
