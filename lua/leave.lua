@@ -1,18 +1,21 @@
 -- Ends one session: its tokens are refused from now on, and the user leaves unless another session is alive.
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 presence key (hash)  4 ended mark of the session (string)
--- ARGV  1 user id  2 sid  3 ttl_ms  4 how long the ended mark must stand, ms (the lifetime of an access token)
+-- ARGV  1 user id  2 sid  3 ttl_ms  4 how long the ended mark must stand, ms (the lifetime of an access token)  5 ms at
+--       which a known token of the session expires (0 for none): the mark stands until then as well
 -- Reply 0 the session was not in the key, 1 the user has left, 2 other sessions keep the user present
 -- Appends offline (logout) where it was the last session, or (expired) where the deadline had passed unclaimed; away
 --       where it was the last one that was online. Run again it finds the session gone.
 -- Cost  O(sessions of the user)
 local live, transitions, key, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, sid = ARGV[1], ARGV[2]
-local ttl_ms, ended_ttl_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
+local ttl_ms, ended_ttl_ms, expires_at = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = now_ms()
 local field = 's:' .. sid
 
-redis.call('SET', ended, now, 'PX', ended_ttl_ms)
+-- A token that never expires is refused for a year.
+local until_ms = math.min(math.max(now + ended_ttl_ms, expires_at), now + 31536000000)
+redis.call('SET', ended, now, 'PXAT', until_ms)
 local have = redis.pcall('HMGET', key, field, 'status')
 local value, was = have[1], have[2]
 if not value then

@@ -10,8 +10,16 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter =
-        EnvFilter::try_from_env("PRESENCE_LOG").unwrap_or_else(|_| EnvFilter::new("info,fred=error"));
+    let wanted = std::env::var("PRESENCE_LOG").unwrap_or_else(|_| "info,fred=error".to_string());
+    let filter = match EnvFilter::try_new(&wanted) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!(
+                "presenced: PRESENCE_LOG must be a filter such as info, debug or presenced=debug: {error}"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
     let coloured = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_target(false).with_ansi(coloured).init();

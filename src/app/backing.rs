@@ -11,10 +11,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::settings::{SECRET_BYTES, Secret, Settings};
 use crate::live::{self, EmbeddedRedis, LiveSet};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store};
 
 /// Between two attempts to reach SQL at the start.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a command waits for SQL.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two lines that say so.
 const SAY_AGAIN: u32 = 10;
 
@@ -43,7 +45,7 @@ impl DataFolder {
 
     /// The lock on a folder, or `None` where another process holds it.
     pub(super) fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
-        std::fs::create_dir_all(path).with_context(|| {
+        make_private(path).with_context(|| {
             format!("cannot create {}: set PRESENCE_DATA_DIR to a folder that can be written", path.display())
         })?;
         let lock = File::create(path.join("lock"))
@@ -92,6 +94,12 @@ impl DataFolder {
     }
 }
 
+/// Makes a folder that only its owner can enter, for it holds password hashes; leaves one that is there as it is.
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// 256 random bits as text.
 pub(super) fn random_text() -> std::io::Result<String> {
     let mut bytes = [0; 32];
@@ -124,30 +132,48 @@ pub(super) fn database_url(settings: &Settings) -> String {
     )
 }
 
-/// Opens SQL and brings its schema up to date, waiting as long as it is away.
+/// Opens SQL, without asking it anything yet.
 pub(super) async fn store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
-    let store = store::open(&database_url(settings), &store::Options::default()).await?;
-    for attempt in 0.. {
-        match store.migrate().await {
-            Ok(applied) if applied.is_empty() => break,
-            Ok(applied) => {
-                tracing::info!(migrations = applied.join(", "), "the schema is up to date");
-                break;
-            }
-            Err(error) if is_worth_waiting(&error) => {
-                if attempt % SAY_AGAIN == 0 {
-                    tracing::warn!(%error, "waiting for the database; is DATABASE_URL right, and the server up?");
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(error) => return Err(error).context("the schema could not be brought up to date"),
-        }
-    }
-    Ok(store)
+    Ok(store::open(&database_url(settings), &store::Options::default()).await?)
 }
 
-const fn is_worth_waiting(error: &StoreError) -> bool {
-    error.is_unavailable()
+/// Brings the schema up to date; `false` where the database is away.
+pub(super) async fn migrate(store: &Arc<dyn Store>) -> anyhow::Result<bool> {
+    match store.migrate().await {
+        Ok(applied) if applied.is_empty() => Ok(true),
+        Ok(applied) => {
+            tracing::info!(migrations = applied.join(", "), "the schema is up to date");
+            Ok(true)
+        }
+        Err(error) if error.is_unavailable() => {
+            tracing::debug!(%error, "the database is away");
+            Ok(false)
+        }
+        Err(error) => Err(error).context("the schema could not be brought up to date"),
+    }
+}
+
+/// [`migrate`], waiting as long as the database is away.
+pub(super) async fn migrate_in_time(store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    for attempt in 0.. {
+        if migrate(store).await? {
+            break;
+        }
+        if attempt % SAY_AGAIN == 0 {
+            tracing::warn!("waiting for the database; is DATABASE_URL right, and the server up?");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Ok(())
+}
+
+/// Opens SQL with its schema up to date, for a command that has nothing else to do.
+pub(super) async fn store_now(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    let store = store(settings).await?;
+    tokio::time::timeout(PATIENCE, migrate_in_time(&store))
+        .await
+        .context("the database does not answer: is DATABASE_URL right, and the server up?")??;
+    Ok(store)
 }
 
 /// Starts connecting to Redis.
@@ -174,15 +200,4 @@ pub(super) async fn redis(
     }
     let embedded = EmbeddedRedis::start(&folder.redis()).await?;
     Ok((embedded.url(), Some(embedded)))
-}
-
-/// Makes sure that Redis is used with the number of shards that it was used with before.
-pub(super) async fn check_shards(settings: &Settings, live: &LiveSet) -> anyhow::Result<()> {
-    let (asked, found) = (settings.shards(), live.settle_shards().await?);
-    anyhow::ensure!(
-        asked == found,
-        "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
-         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
-    );
-    Ok(())
 }

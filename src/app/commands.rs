@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::backing::{self, DataFolder};
 use super::cli::CreateUser;
-use super::settings::Settings;
+use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity};
 use crate::presence::PresenceService;
 use crate::tasks::{self, Context};
@@ -30,7 +30,7 @@ pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
 
 /// `presenced create-user`
 pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow::Result<()> {
-    let store = backing::store(settings).await?;
+    let store = backing::store_now(settings).await?;
     let (password, made) = if user.password_stdin {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).context("cannot read the password from standard input")?;
@@ -38,17 +38,8 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
     } else {
         (backing::random_text()?[..20].to_string(), true)
     };
-    let identity = Identity::new(
-        store,
-        &identity::Settings {
-            access_ttl: settings.access_ttl,
-            refresh_ttl: settings.refresh_ttl,
-            refresh_grace: settings.refresh_grace,
-            // No token is signed here.
-            secret: backing::random_text()?,
-            trusted_secrets: vec![],
-        },
-    );
+    // No token is signed here.
+    let identity = Identity::new(store, &settings.identity(&Secret::new(backing::random_text()?)));
     let account = identity
         .create_account(identity::NewAccount {
             registration: identity::Registration {
@@ -82,13 +73,12 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
             }
         },
     };
-    let store = backing::store(settings).await?;
+    let store = backing::store_now(settings).await?;
     let live = backing::live(settings, url)?;
     let outcome = async {
-        tokio::time::timeout(PATIENCE, live.connected())
+        tokio::time::timeout(PATIENCE, live.ready())
             .await
-            .context("Redis does not answer: is REDIS_URL right, and the server up?")?;
-        backing::check_shards(settings, &live).await?;
+            .context("Redis does not answer: is REDIS_URL right, and the server up?")??;
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
         let context =
             Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::backing::{self, DataFolder};
 use super::settings::{Secret, Settings};
 use crate::http::{self, AppState};
-use crate::identity::{self, Identity};
+use crate::identity::Identity;
 use crate::live::EmbeddedRedis;
 use crate::presence::PresenceService;
 use crate::tasks::{Context, Tasks};
@@ -40,64 +40,63 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
     let folder = DataFolder::open(settings, embeds)?;
     let secret = folder.jwt_secret(settings)?;
-    let (redis_url, mut embedded) = backing::redis(settings, &folder).await?;
-    let live = backing::live(settings, redis_url)?;
-    let store = tokio::select! {
-        store = backing::store(settings) => store?,
-        () = &mut stop => {
-            end(embedded).await;
-            return Ok(());
-        }
+    let (redis_url, mut embedded) = tokio::select! {
+        redis = backing::redis(settings, &folder) => redis?,
+        () = &mut stop => return Ok(()),
     };
-    let identity = Identity::new(
-        store.clone(),
-        &identity::Settings {
-            access_ttl: settings.access_ttl,
-            refresh_ttl: settings.refresh_ttl,
-            refresh_grace: settings.refresh_grace,
-            secret: secret.reveal().to_string(),
-            trusted_secrets: settings
-                .trusted_secrets
-                .iter()
-                .map(|secret| secret.reveal().to_string())
-                .collect(),
-        },
-    );
-    let admin = ensure_admin(settings, &identity).await?;
-    if tokio::time::timeout(FIRST_PATIENCE, live.connected()).await.is_ok() {
-        if let Err(error) = backing::check_shards(settings, &live).await {
+    let live = backing::live(settings, redis_url)?;
+    let store = backing::store(settings).await?;
+    let identity = Identity::new(store.clone(), &settings.identity(&secret));
+
+    // Neither is a condition: what is away is waited for while the service says so to whoever asks.
+    let mut redis = std::pin::pin!(live.ready());
+    let mut redis_is_ready = false;
+    match tokio::time::timeout(FIRST_PATIENCE, &mut redis).await {
+        Ok(Ok(())) => redis_is_ready = true,
+        Ok(Err(error)) => {
             end(embedded).await;
-            return Err(error);
+            return Err(error.into());
         }
-    } else {
-        tracing::warn!(
+        Err(_) => tracing::warn!(
             "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
-        );
+        ),
     }
+    let mut database_is_ready = backing::migrate(&store).await?;
+    let admin = if database_is_ready { ensure_admin(settings, &identity).await? } else { None };
+    let mut database = std::pin::pin!(async {
+        backing::migrate_in_time(&store).await?;
+        if let Some(admin) = ensure_admin(settings, &identity).await? {
+            println!("admin password: {}", admin.shown());
+        }
+        anyhow::Ok(())
+    });
+
     let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),
-        store,
+        store: store.clone(),
         presence: presence.clone(),
         last_seen_flush: settings.last_seen_flush,
         sweep: !settings.without_sweeper,
     });
-
-    announce(&listener, &admin, embedded.as_ref())?;
+    announce(&listener, admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = http::router(AppState { presence, identity });
-    let mut server = tokio::spawn(http::serve(
-        listener,
-        router,
-        async {
-            let _ = stopped.await;
-        },
-        GRACE,
-    ));
+    let router = http::router(AppState { presence, identity: identity.clone() });
+    let server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, GRACE));
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),
-            failure = tasks.failed() => break Err(anyhow::anyhow!("{failure}; this is a defect, and the process ends rather than live on half alive")),
+            failure = tasks.failed() => break Err(anyhow::anyhow!(
+                "{failure}; this is a defect, and the process ends rather than live on half alive"
+            )),
+            ready = &mut redis, if !redis_is_ready => match ready {
+                Ok(()) => redis_is_ready = true,
+                Err(error) => break Err(error.into()),
+            },
+            ready = &mut database, if !database_is_ready => match ready {
+                Ok(()) => database_is_ready = true,
+                Err(error) => break Err(error),
+            },
             () = ended(&mut embedded) => {
                 tracing::error!("the embedded redis-server has ended by itself; it is started again");
                 tokio::select! {
@@ -111,46 +110,51 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
     };
     drop(stop_http);
-    let _ = (&mut server).await;
+    let _ = server.await;
     tasks.stop().await;
-    tracing::debug!("the loops have ended");
     live.close().await;
-    tracing::debug!("the connections to Redis are closed");
     end(embedded).await;
     tracing::debug!("stopped");
     outcome
 }
 
-/// What there is to say of the account `admin`.
+/// The account `admin`, made just now.
 struct Admin {
-    /// Whether it was made now.
-    is_new: bool,
     /// Its password, where that was made up here.
     password: Option<String>,
 }
 
+impl Admin {
+    fn shown(&self) -> &str {
+        self.password.as_deref().unwrap_or("as PRESENCE_ADMIN_PASSWORD has it")
+    }
+}
+
 /// Makes the account `admin` where there is no account at all.
-async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Admin> {
+async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Option<Admin>> {
     let made_up = backing::random_text()?[..20].to_string();
     let chosen = settings.admin_password.as_ref().map(Secret::reveal);
-    let is_new = identity
+    let made = identity
         .ensure_admin(chosen.unwrap_or(&made_up))
         .await
         .context("the account 'admin' could not be made")?;
-    Ok(Admin { is_new, password: (is_new && chosen.is_none()).then_some(made_up) })
+    Ok(made.then(|| Admin { password: chosen.is_none().then_some(made_up) }))
 }
 
 /// What a newcomer needs next, on standard output; logs go to standard error.
-fn announce(listener: &TcpListener, admin: &Admin, embedded: Option<&EmbeddedRedis>) -> anyhow::Result<()> {
+fn announce(
+    listener: &TcpListener,
+    admin: Option<&Admin>,
+    embedded: Option<&EmbeddedRedis>,
+) -> anyhow::Result<()> {
     use std::io::Write;
     let address = format!("http://{}", listener.local_addr()?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "address: {address}")?;
-    if admin.is_new {
-        let shown = admin.password.as_deref().unwrap_or("as PRESENCE_ADMIN_PASSWORD has it");
-        writeln!(out, "admin password: {shown}")?;
+    if let Some(admin) = admin {
+        writeln!(out, "admin password: {}", admin.shown())?;
     }
-    let password = admin.password.as_deref().unwrap_or("…");
+    let password = admin.and_then(|admin| admin.password.as_deref()).unwrap_or("…");
     writeln!(
         out,
         "sign in:   TOKEN=$(curl -s {address}/api/users/login/ -H 'Content-Type: application/json' -d \

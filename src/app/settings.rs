@@ -17,7 +17,8 @@ pub struct Settings {
         env = "PRESENCE_LISTEN",
         default_value = "127.0.0.1:8000",
         global = true,
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        value_parser = address
     )]
     pub listen: SocketAddr,
 
@@ -142,6 +143,39 @@ fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret(text.to_string()))
 }
 
+/// What a `postgres://` URL may carry behind its question mark. Others would be ignored, and their values logged.
+const POSTGRES_PARAMETERS: [&str; 15] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+fn unknown_parameter(url: &str) -> Option<String> {
+    let (_, query) = url.strip_prefix("postgres").and_then(|rest| rest.split_once('?'))?;
+    let mut keys = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    keys.find(|key| !key.is_empty() && !POSTGRES_PARAMETERS.contains(key) && !key.starts_with("options["))
+        .map(str::to_string)
+}
+
+/// Reads `127.0.0.1:8000` or `localhost:8000`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    use std::net::ToSocketAddrs;
+    let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+    found.ok_or_else(|| "must be an address and a port, such as 127.0.0.1:8000".to_string())
+}
+
 /// The shortest HS256 secret that is taken, in bytes: the length of the hash (RFC 7518, section 3.2).
 pub(super) const SECRET_BYTES: usize = 32;
 
@@ -151,6 +185,12 @@ impl Settings {
     /// # Errors
     /// A message that names the setting and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
+        if let Some(key) = self.database_url.as_ref().and_then(|url| unknown_parameter(url.reveal())) {
+            anyhow::bail!(
+                "DATABASE_URL (--database-url) has the parameter '{key}', which is none of {}",
+                POSTGRES_PARAMETERS.join(", ")
+            );
+        }
         let scheme_of = |url: &Secret| url.reveal().split_once("://").map(|(scheme, _)| scheme.to_string());
         if let Some(url) = &self.database_url {
             let known = ["postgres", "postgresql", "sqlite"];
@@ -182,6 +222,17 @@ impl Settings {
             "PRESENCE_ADMIN_PASSWORD (--admin-password) must not be empty; leave it out to have one made"
         );
         Ok(())
+    }
+
+    /// What identity needs of them, with the secret that signs.
+    pub(super) fn identity(&self, secret: &Secret) -> crate::identity::Settings {
+        crate::identity::Settings {
+            access_ttl: self.access_ttl,
+            refresh_ttl: self.refresh_ttl,
+            refresh_grace: self.refresh_grace,
+            secret: secret.reveal().to_string(),
+            trusted_secrets: self.trusted_secrets.iter().map(|secret| secret.reveal().to_string()).collect(),
+        }
     }
 
     /// How many shards there are, given where Redis is.

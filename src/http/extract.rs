@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 
 use super::AppState;
 use super::problem::Problem;
-use crate::model::{Account, HeartbeatWord, Role, SessionId, SessionKey, UserId};
+use crate::model::{Account, HeartbeatWord, Millis, Role, SessionId, SessionKey, UserId};
 use crate::presence::PresenceError;
 
 /// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean
@@ -26,9 +26,9 @@ pub struct Reader(pub SessionKey);
 #[derive(Debug)]
 pub struct Writer(pub SessionKey);
 
-/// Somebody who leaves: no activity, but account and session must still be good.
+/// Somebody who leaves, and when the token expires: no activity, but account and session must still be good.
 #[derive(Debug)]
-pub struct Leaver(pub SessionKey);
+pub struct Leaver(pub SessionKey, pub Millis);
 
 /// A [`Reader`] who is an administrator as of this request.
 #[derive(Debug)]
@@ -67,9 +67,10 @@ impl FromRequestParts<AppState> for Writer {
 impl FromRequestParts<AppState> for Leaver {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let Bearer(who) = Bearer::from_request_parts(parts, state).await?;
+        let token = bearer_token(parts).ok_or_else(Problem::no_token)?;
+        let (who, expires_at) = state.identity.verify_access_until(token)?;
         state.presence.check(&who).await.map_err(of_caller)?;
-        Ok(Self(who))
+        Ok(Self(who, expires_at))
     }
 }
 

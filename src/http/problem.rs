@@ -154,7 +154,8 @@ impl From<PresenceError> for Problem {
             PresenceError::SessionEnded => Self::session_ended(),
             PresenceError::NoSuchAccount => Self::not_found("account"),
             PresenceError::RedisUnavailable(reason) => {
-                tracing::warn!(reason, "a request needs Redis, which is not available");
+                // Whoever reaches for it says so, once; a line a request would drown it.
+                tracing::debug!(reason, "a request needs Redis, which is not available");
                 Self::unavailable("its presence store")
             }
             PresenceError::Overloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
@@ -201,7 +202,7 @@ impl From<IdentityError> for Problem {
 /// SQL's failures: gone is worth a retry; anything else is a fault of ours.
 fn from_store(unavailable: bool, error: &dyn std::error::Error) -> Problem {
     if unavailable {
-        tracing::warn!(%error, "a request needs the database, which is not available");
+        tracing::debug!(%error, "a request needs the database, which is not available");
         Problem::unavailable("its database")
     } else {
         tracing::error!(%error, "the database refused a request");

@@ -107,7 +107,7 @@ impl Store for FakeStore {
         accounts.retain(|row| row.account.id != id);
         Ok(accounts.len() < before)
     }
-    async fn create_session(&self, new: &NewSession) -> Result<()> {
+    async fn create_session(&self, new: &NewSession) -> Result<bool> {
         let public = Session {
             sid: new.sid.clone(),
             created_at: new.now,
@@ -116,7 +116,7 @@ impl Store for FakeStore {
         };
         let session = FakeSession { user: new.user, public, refresh: new.refresh_hash, ended: false };
         self.sessions.lock().unwrap().push(session);
-        Ok(())
+        Ok(true)
     }
     async fn sessions(&self, user: UserId, _now: Millis) -> Result<Vec<Session>> {
         let sessions = self.sessions.lock().unwrap();

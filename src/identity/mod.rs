@@ -136,6 +136,14 @@ impl Identity {
         }
     }
 
+    /// As [`Self::verify_access`], with the instant at which the token expires.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify_access_until(&self, token: &str) -> std::result::Result<(SessionKey, Millis), TokenError> {
+        self.inner.keyring.verify_until(token, Kind::Access, now())
+    }
+
     /// Who speaks by this access token. Asks nobody: neither SQL nor Redis.
     ///
     /// # Errors

@@ -60,15 +60,22 @@ impl Passwords {
         hashed.map(|hash: phc::PasswordHash| PasswordHash(hash.to_string())).map_err(internal)
     }
 
+    /// Whether a stored hash is of a kind that [`Self::verify`] can check.
+    pub fn can_read(hash: &PasswordHash) -> bool {
+        phc::PasswordHash::new(&hash.0).is_ok()
+    }
+
     /// Whether `password` is the one that `hash` was made of; `None` takes as long and says no.
     ///
     /// # Errors
-    /// [`IdentityError::Overloaded`], [`IdentityError::Internal`] where the stored hash cannot be read.
+    /// [`IdentityError::Overloaded`].
     pub async fn verify(&self, password: String, hash: Option<PasswordHash>) -> Result<bool> {
         let permit = self.admit().await?;
         let verified = off_thread(permit, move || {
-            let hash = phc::PasswordHash::new(hash.as_ref().map_or(NOBODY, |hash| &hash.0))?;
-            argon2().verify_password(password.as_bytes(), &hash)
+            // A hash that cannot be read is nobody's, and takes as long.
+            let known = hash.as_ref().and_then(|hash| phc::PasswordHash::new(&hash.0).ok());
+            let nobody = phc::PasswordHash::new(NOBODY)?;
+            argon2().verify_password(password.as_bytes(), known.as_ref().unwrap_or(&nobody))
         });
         match verified.await? {
             Ok(()) => Ok(true),

@@ -52,7 +52,15 @@ impl Identity {
         let inner = &self.inner;
         let found = if rules::could_be_login(login) { inner.store.credentials(login).await? } else { None };
         let (account, hash) = found.map(|found| (found.account, found.password_hash)).unzip();
-        let matches = inner.passwords.verify(password.to_owned(), hash).await?;
+        if let (Some(account), Some(hash)) = (&account, &hash)
+            && !super::password::Passwords::can_read(hash)
+        {
+            tracing::warn!(
+                user = account.id,
+                "this account's password hash is of a kind that cannot be read here; set a new password for it"
+            );
+        }
+        let matches = inner.passwords.verify(password.to_owned(), hash.clone()).await?;
         let Some(account) = account.filter(|_| matches) else {
             return Err(IdentityError::WrongCredentials);
         };
@@ -64,7 +72,7 @@ impl Identity {
         let sid = SessionId::parse(&random_name()?)
             .ok_or_else(|| IdentityError::Internal("a random name is no session's".into()))?;
         let tokens = self.mint_pair(account.id, &sid, now)?;
-        inner
+        let begun = inner
             .store
             .create_session(&NewSession {
                 sid: sid.clone(),
@@ -72,9 +80,14 @@ impl Identity {
                 refresh_hash: refresh_hash(&tokens.refresh),
                 refresh_expires_at: now.plus(span_ms(inner.refresh_ttl)),
                 user_agent: user_agent.map(|agent| agent.chars().take(MAX_USER_AGENT).collect()),
+                // A password that was changed while this one was being checked lets nobody in.
+                password_hash: hash,
                 now,
             })
             .await?;
+        if !begun {
+            return Err(IdentityError::WrongCredentials);
+        }
         Ok(SignedIn { session: SessionKey { user: account.id, sid: Some(sid) }, account, tokens })
     }
 

@@ -134,6 +134,16 @@ impl Keyring {
     /// # Errors
     /// [`TokenError`].
     pub fn verify(&self, token: &str, kind: Kind, now: Millis) -> Result<SessionKey, TokenError> {
+        self.verify_until(token, kind, now).map(|(who, _)| who)
+    }
+
+    /// As [`Self::verify`], with the instant at which the token expires.
+    pub fn verify_until(
+        &self,
+        token: &str,
+        kind: Kind,
+        now: Millis,
+    ) -> Result<(SessionKey, Millis), TokenError> {
         if token.len() > MAX_LEN {
             return Err(TokenError::Malformed);
         }
@@ -158,7 +168,7 @@ impl Keyring {
             Some(sid) => Some(SessionId::parse(&sid.0).ok_or(TokenError::Claims)?),
             None => None,
         };
-        Ok(SessionKey { user: claims.user_id, sid })
+        Ok((SessionKey { user: claims.user_id, sid }, Millis(claims.exp.0.saturating_mul(1000))))
     }
 
     fn check_signature(&self, message: &str, signature: &str) -> Result<(), TokenError> {

@@ -90,9 +90,13 @@ impl EmbeddedRedis {
     }
 
     async fn wait_until_up(&mut self, folder: &Path) -> Result<()> {
-        let start = Instant::now();
+        let mut start = Instant::now();
         while start.elapsed() < PATIENCE {
-            if is_ours(self.port, folder).await == Some(true) {
+            // It answers before it has loaded its data, which may take its time.
+            let answer = ask(self.port, "PING").await;
+            if answer.as_deref().is_some_and(|answer| answer.starts_with("-LOADING")) {
+                start = Instant::now();
+            } else if answer.is_some() && is_ours(self.port, folder).await == Some(true) {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.tether.try_wait() {

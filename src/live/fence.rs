@@ -13,10 +13,10 @@ use super::Result;
 use super::keys::Keys;
 use super::live_set::LiveSet;
 use super::scripts::named;
-use crate::model::{SessionId, UserId};
+use crate::model::{Millis, SessionId, UserId};
 
-/// How long a building may take before another begins anew.
-const BUILDING_MS: i64 = 300_000;
+/// How long a builder may be silent before another begins anew.
+const BUILDING_MS: i64 = 2_000;
 /// Sessions ended in one go.
 const AT_ONCE: usize = 256;
 
@@ -83,14 +83,48 @@ impl LiveSet {
         Ok(u64::try_from(evicted).ok())
     }
 
-    /// Begins to build a shard's fence, or joins whoever has begun; returns the token to raise it with.
-    pub async fn begin_fence(&self, shard: u32, token: &str) -> Result<String> {
-        let (client, key) = (self.back.client(), Keys::of(shard).building());
-        let bound = Some(Expiration::PX(BUILDING_MS));
-        self.back
-            .run(client.set::<(), _, _>(key.clone(), token, bound, Some(SetOptions::NX), false))
-            .await??;
-        Ok(self.back.run(client.get::<Option<String>, _>(key)).await??.unwrap_or_default())
+    /// Takes the building of all shards' fences upon this process, for some seconds at a time; `false` where another
+    /// is at it. The token raises them, as long as Redis loses no data.
+    pub async fn begin_fence(&self, token: &str) -> Result<bool> {
+        let client = self.back.client();
+        for shard in self.shards() {
+            // The first shard decides, and its token is everyone's.
+            let only_first = (shard == 0).then_some(SetOptions::NX);
+            let bound = Some(Expiration::PX(BUILDING_MS));
+            let key = Keys::of(shard).building();
+            let set = client.set::<Option<String>, _, _>(key, token, bound, only_first, false);
+            if self.back.run(set).await??.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Goes on building; `false` where Redis has lost data, or another has taken it over.
+    pub async fn renew_fence(&self, token: &str) -> Result<bool> {
+        let client = self.back.client();
+        for shard in self.shards() {
+            let key = Keys::of(shard).building();
+            let held = self.back.run(client.get::<Option<String>, _>(key.clone())).await??;
+            if held.as_deref() != Some(token) {
+                return Ok(false);
+            }
+            self.back.run(client.pexpire::<(), _>(key, BUILDING_MS, None)).await??;
+        }
+        Ok(true)
+    }
+
+    /// The building is done.
+    pub async fn end_fence(&self) -> Result<()> {
+        for shard in self.shards() {
+            self.back.run(self.back.client().del::<(), _>(Keys::of(shard).building())).await??;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody is building.
+    pub async fn fence_is_being_built(&self) -> Result<bool> {
+        Ok(self.back.run(self.back.client().exists::<bool, _>(Keys::of(0).building())).await??)
     }
 
     /// Raises a shard's fence at `cursor` (`lua/fence.lua`); whether it stands. It does not where Redis has lost data
@@ -131,7 +165,7 @@ impl LiveSet {
     /// Ends sessions that SQL knows to have ended, many at a time; for a rebuild.
     pub async fn end_again(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
         for chunk in sessions.chunks(AT_ONCE) {
-            let leaving = chunk.iter().map(|(user, sid)| self.leave_by(&self.back, *user, sid));
+            let leaving = chunk.iter().map(|(user, sid)| self.leave_by(&self.back, *user, sid, Millis(0)));
             futures_util::future::try_join_all(leaving).await?;
         }
         Ok(())

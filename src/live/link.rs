@@ -34,6 +34,8 @@ const NEWS_CAPACITY: usize = 64;
 pub(super) struct Link {
     client: Client,
     up: watch::Receiver<bool>,
+    /// Opened when Redis is known to be the right one ([`super::LiveSet::ready`]); until then it is as good as away.
+    gate: Arc<AtomicBool>,
     /// Whether a silent connection is being replaced.
     replacing: Arc<AtomicBool>,
     _watcher: Arc<AbortOnDrop>,
@@ -49,7 +51,7 @@ impl Drop for AbortOnDrop {
 
 impl Link {
     /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
-    pub(super) fn open(options: &Options, extra: Duration) -> Result<Self> {
+    pub(super) fn open(options: &Options, extra: Duration, gate: &Arc<AtomicBool>) -> Result<Self> {
         let client = builder(options, extra, NEWS_CAPACITY)?.build()?;
         let (up_now, up) = watch::channel(false);
         let mut errors = client.error_rx();
@@ -72,7 +74,8 @@ impl Link {
             }
         });
         client.connect();
-        Ok(Self { client, up, replacing: Arc::default(), _watcher: Arc::new(AbortOnDrop(watcher)) })
+        let watcher = Arc::new(AbortOnDrop(watcher));
+        Ok(Self { client, up, gate: gate.clone(), replacing: Arc::default(), _watcher: watcher })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -85,10 +88,23 @@ impl Link {
         &self,
         command: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<std::result::Result<T, Error>> {
+        if !self.gate.load(Ordering::Relaxed) {
+            return Err(LiveError::Down);
+        }
+        self.run_before_ready(command).await
+    }
+
+    /// [`Self::run`] for the one question that opens the gate.
+    pub(super) async fn run_before_ready<T>(
+        &self,
+        command: impl Future<Output = std::result::Result<T, Error>>,
+    ) -> Result<std::result::Result<T, Error>> {
         if !self.client.is_connected() {
             return Err(LiveError::Down);
         }
         let mut up = self.up.clone();
+        // On the heap: fred's futures are large, and this one is part of everyone's.
+        let command = Box::pin(command);
         tokio::select! {
             biased;
             answer = command => {

@@ -1,6 +1,11 @@
 //! The live set: who is present, by whose word, until when.
 
-use fred::types::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fred::interfaces::KeysInterface;
+use fred::types::{SetOptions, Value};
 
 use super::keys::Keys;
 use super::link::Link;
@@ -10,6 +15,8 @@ use crate::model::{
     HeartbeatWord, Millis, OnlineStatus, Page, Presence, SessionId, SessionKey, UserId, account::pick,
 };
 
+/// Between two attempts to learn whether Redis is the right one.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How many users one call of a reading script takes: some 2 ms of Redis's time.
 const READ_CHUNK: usize = 1_000;
 
@@ -23,6 +30,7 @@ pub struct LiveSet {
     pub(super) back: Link,
     pub(super) blocking: Link,
     pub(super) options: Options,
+    gate: Arc<AtomicBool>,
 }
 
 /// One heartbeat of a batch.
@@ -73,10 +81,12 @@ impl LiveSet {
     /// # Errors
     /// [`LiveError::Url`].
     pub fn open(options: Options) -> Result<Self> {
+        let gate = Arc::default();
         Ok(Self {
-            front: Link::open(&options, std::time::Duration::ZERO)?,
-            back: Link::open(&options, std::time::Duration::ZERO)?,
-            blocking: Link::open(&options, super::link::BLOCK)?,
+            front: Link::open(&options, Duration::ZERO, &gate)?,
+            back: Link::open(&options, Duration::ZERO, &gate)?,
+            blocking: Link::open(&options, super::link::BLOCK, &gate)?,
+            gate,
             options,
         })
     }
@@ -104,15 +114,34 @@ impl LiveSet {
         Ok(self.front.run(self.front.client().ping::<()>(None)).await??)
     }
 
-    /// Notes with how many shards this Redis is used, and says with how many it was before. Another number would look for
-    /// everyone in the wrong place.
-    pub async fn settle_shards(&self) -> Result<u32> {
-        use fred::interfaces::KeysInterface;
+    /// Waits until Redis is there and known to be used with this number of shards; until then every call finds it away.
+    ///
+    /// # Errors
+    /// [`LiveError::Shards`] where it was used with another number: everyone would be looked for in the wrong place.
+    pub async fn ready(&self) -> Result<()> {
+        loop {
+            self.connected().await;
+            match self.settle_shards().await {
+                Ok(found) if found == self.options.shards => {
+                    self.gate.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ok(found) => return Err(LiveError::Shards { asked: self.options.shards, found }),
+                Err(LiveError::Down | LiveError::Timeout | LiveError::Refused(_)) => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Notes with how many shards this Redis is used; returns with how many it was before.
+    async fn settle_shards(&self) -> Result<u32> {
         let client = self.front.client();
         let (ours, key) = (i64::from(self.options.shards), Keys::shards());
-        let first = fred::types::SetOptions::NX;
-        self.front.run(client.set::<(), _, _>(key.clone(), ours, None, Some(first), false)).await??;
-        Ok(self.front.run(client.get::<u32, _>(key)).await??)
+        let set = client.set::<(), _, _>(key.clone(), ours, None, Some(SetOptions::NX), false);
+        self.front.run_before_ready(set).await??;
+        Ok(self.front.run_before_ready(client.get::<u32, _>(key)).await??)
     }
 
     /// The shard that holds a user.
@@ -126,7 +155,7 @@ impl LiveSet {
     }
 
     /// How long a user stays present after the last heartbeat.
-    pub fn ttl(&self) -> std::time::Duration {
+    pub fn ttl(&self) -> Duration {
         self.options.ttl
     }
 
@@ -177,17 +206,33 @@ impl LiveSet {
     }
 
     /// Ends one session (`lua/leave.lua`).
-    pub async fn leave(&self, user: UserId, sid: &SessionId) -> Result<()> {
-        self.leave_by(&self.front, user, sid).await
+    ///
+    /// Its tokens are refused for as long as an access token lives, and at least until `expires_at`: one minted elsewhere, or
+    /// under a former setting, may live longer.
+    pub async fn leave(&self, user: UserId, sid: &SessionId, expires_at: Millis) -> Result<()> {
+        self.leave_by(&self.front, user, sid, expires_at).await
     }
 
-    pub(super) async fn leave_by(&self, link: &Link, user: UserId, sid: &SessionId) -> Result<()> {
+    pub(super) async fn leave_by(
+        &self,
+        link: &Link,
+        user: UserId,
+        sid: &SessionId,
+        expires_at: Millis,
+    ) -> Result<()> {
         let keys = Keys::of(self.shard_of(user));
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let _: i64 = named::leave
             .run(link, || {
                 let names = vec![keys.live(), keys.transitions(), keys.user(user), keys.ended(Some(sid))];
-                (names, vec![user.into(), sid.as_str().into(), self.ttl_ms().into(), ended_ttl_ms.into()])
+                let args = vec![
+                    user.into(),
+                    sid.as_str().into(),
+                    self.ttl_ms().into(),
+                    ended_ttl_ms.into(),
+                    expires_at.0.into(),
+                ];
+                (names, args)
             })
             .await?;
         Ok(())
@@ -248,6 +293,13 @@ impl LiveSet {
     /// beginning up to the page's end, and the page is cut from them merged.
     pub async fn online(&self, page: Page) -> Result<OnlinePage> {
         let one = self.options.shards == 1;
+        if !one && page.number > 1 {
+            // Each shard would be asked for all up to the page's end: not for one past the end.
+            let count = self.online_count().await?;
+            if page.offset() >= count {
+                return Ok(OnlinePage { count, users: vec![] });
+            }
+        }
         let (offset, count) = if one {
             (page.offset(), i64::from(page.size))
         } else {

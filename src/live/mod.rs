@@ -39,6 +39,17 @@ pub enum LiveError {
     /// Redis answered with an error, or with something unexpected.
     #[error("Redis answered with an error: {0}")]
     Redis(String),
+    /// Redis was used with another number of shards.
+    #[error(
+        "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
+         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
+    )]
+    Shards {
+        /// How many this process was told.
+        asked: u32,
+        /// How many Redis was used with.
+        found: u32,
+    },
     /// The URL cannot be used.
     #[error("REDIS_URL cannot be used: {0}")]
     Url(String),

@@ -47,9 +47,8 @@ impl Batcher {
         let queue = &self.queues[self.live.shard_of(beat.who.user) as usize];
         let (answer, outcome) = oneshot::channel();
         queue.try_send(Waiting { beat, answer }).map_err(|_| PresenceError::Overloaded)?;
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("the service is shutting down".into())))
+        // Dropped unanswered where too many wait for a fence, or the service ends.
+        outcome.await.unwrap_or(Err(PresenceError::Overloaded))
     }
 }
 
@@ -80,7 +79,8 @@ async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::
                 if !unfenced.is_empty()
                     && let Ok(place) = places.clone().try_acquire_owned()
                 {
-                    let again = try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced);
+                    let again =
+                        Box::pin(try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced));
                     tokio::spawn(async move {
                         again.await;
                         drop(place);

@@ -18,6 +18,8 @@ type Result<T> = std::result::Result<T, PresenceError>;
 
 /// Accounts in one call.
 const CHUNK: u32 = 1_000;
+/// Between two looks at a fence that somebody else builds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often an answer that was overtaken is fetched anew before giving up; each time somebody else got through.
 const ATTEMPTS: usize = 50;
 
@@ -80,11 +82,12 @@ impl FenceKeeper {
     /// The cursor is noted before the first row is read, and what changed since is applied after the last; so whatever
     /// happens meanwhile is seen here or by [`Self::follow`]. `false` where Redis lost its data while it was at it.
     async fn try_build(&self) -> Result<bool> {
-        let ours = super::random_token();
-        let mut tokens = Vec::new();
-        for shard in self.live.shards() {
-            tokens.push(self.live.begin_fence(shard, &ours).await?);
+        let token = super::random_token();
+        if !self.live.begin_fence(&token).await? {
+            // Somebody else is at it; theirs serves as well.
+            return self.wait_for_fence().await;
         }
+        let former = self.cursors().await?;
         let cursor = self.store.change_cursor().await?;
         let mut blocked = HashSet::new();
         let mut after = 0;
@@ -94,21 +97,58 @@ impl FenceKeeper {
             after = *last;
             self.tell(&page).await?;
             blocked.extend(page);
+            if !self.live.renew_fence(&token).await? {
+                return Ok(false);
+            }
+        }
+        // Accounts that are gone are on no page; the log since the former fence names them.
+        for former in former {
+            let changes = self.store.account_changes(&ChangeCursor(former)).await?;
+            self.tell(&changes.users).await?;
         }
         for shard in self.live.shards() {
             let members = self.live.blocked_members(shard).await?;
             let doubtful: Vec<_> = members.into_iter().filter(|user| !blocked.contains(user)).collect();
             self.tell(&doubtful).await?;
         }
+        if !self.live.renew_fence(&token).await? {
+            return Ok(false);
+        }
         self.end_sessions_again().await?;
+        if !self.live.renew_fence(&token).await? {
+            return Ok(false);
+        }
         let changes = self.store.account_changes(&cursor).await?;
         self.tell(&changes.users).await?;
-        for (shard, token) in self.live.shards().zip(tokens) {
+        for shard in self.live.shards() {
             if !self.live.raise_fence(shard, &changes.cursor.0, &token).await? {
                 return Ok(false);
             }
         }
+        self.live.end_fence().await?;
         tracing::info!(blocked = blocked.len(), "the fence stands");
+        Ok(true)
+    }
+
+    /// Where the shards' fences stand, each place once.
+    async fn cursors(&self) -> Result<HashSet<String>> {
+        let mut cursors = HashSet::new();
+        for shard in self.live.shards() {
+            cursors.extend(self.live.fence(shard).await?.cursor);
+        }
+        Ok(cursors)
+    }
+
+    /// Waits until nobody builds any more; whether every shard has a fence then.
+    async fn wait_for_fence(&self) -> Result<bool> {
+        while self.live.fence_is_being_built().await? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        for shard in self.live.shards() {
+            if self.live.fence(shard).await?.cursor.is_none() {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 

@@ -209,8 +209,13 @@ impl PresenceService {
     /// `sid` there is no session that could end. Where Redis does not hear it, it is told again once it answers
     /// ([`Self::answers_again`]).
     pub async fn leave(&self, who: &SessionKey) -> Result<(), PresenceError> {
+        self.leave_until(who, Millis(0)).await
+    }
+
+    /// As [`Self::leave`], where a token of the session is known that is good until then.
+    pub async fn leave_until(&self, who: &SessionKey, expires_at: Millis) -> Result<(), PresenceError> {
         if let Some(sid) = &who.sid {
-            let left = self.inner.live.leave(who.user, sid).await;
+            let left = self.inner.live.leave(who.user, sid, expires_at).await;
             if left.is_err() {
                 self.inner.heard(false);
             }

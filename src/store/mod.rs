@@ -113,8 +113,9 @@ pub trait Store: Send + Sync + 'static {
 
     // Login sessions.
 
-    /// Adds a session with its first refresh token.
-    async fn create_session(&self, new: &NewSession) -> Result<()>;
+    /// Adds a session with its first refresh token, if the account still is as [`NewSession::password_hash`] says;
+    /// whether it did.
+    async fn create_session(&self, new: &NewSession) -> Result<bool>;
     /// The user's sessions that have not ended and whose last refresh token has not expired, newest first.
     async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>>;
     /// Spends a refresh token and issues its successor; see [`Rotation`].

@@ -184,6 +184,9 @@ pub struct NewSession {
     pub refresh_expires_at: Millis,
     /// What the client said it is; at most 256 characters are kept.
     pub user_agent: Option<String>,
+    /// The hash that the password was checked against: where the account has another by now, or is gone, there is no
+    /// session. `None` checks only that the account is there.
+    pub password_hash: Option<PasswordHash>,
     /// Now, by the caller's clock (sessions and tokens are no presence; invariant 7 is not theirs).
     pub now: Millis,
 }

@@ -15,7 +15,8 @@ use crate::model::{Millis, UserId};
 use crate::presence::{PresenceError, Trouble};
 
 const CHUNK: u32 = 1_000;
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_secs(1);
 /// A look for its own sake, should anything ever go unnoticed.
 const ROUND: Duration = Duration::from_hours(1);
 
@@ -54,12 +55,12 @@ pub(super) async fn run(context: &Context) {
                 () = sleep_until(due) => break,
                 () = context.presence.answers_again() => {}
             }
-            let restored = context.presence.restore_fence(false).await;
-            sleep(RETRY).await;
-            if let Err(error) = restored {
+            if let Err(error) = context.presence.restore_fence(false).await {
                 TROUBLE.note(&error);
                 break;
             }
+            // Not more often than this, however often Redis comes and goes.
+            sleep(PAUSE).await;
         }
     }
 }

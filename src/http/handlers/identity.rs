@@ -149,7 +149,7 @@ pub async fn refresh(
 /// token behind.
 pub async fn logout(
     State(state): State<AppState>,
-    Leaver(who): Leaver,
+    Leaver(who, expires_at): Leaver,
     JsonBody(body): JsonBody<RefreshBody>,
 ) -> Result<Json<Message>, Problem> {
     state.identity.revoke(&who, &body.refresh).await.map_err(|error| match error {
@@ -159,7 +159,7 @@ pub async fn logout(
         }
         other => other.into(),
     })?;
-    state.presence.leave(&who).await?;
+    state.presence.leave_until(&who, expires_at).await?;
     Ok(Json(Message { message: "Logged out" }))
 }
 

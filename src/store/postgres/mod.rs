@@ -46,8 +46,8 @@ impl Dialect for sqlx::Postgres {
             (Some("users_username_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
             // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
-            // a standby.
-            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006") => Meaning::Unavailable,
+            // a standby; and a schema that is not there yet.
+            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
             // Connection lost, out of resources, shutting down or starting up.
             (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => {
                 Meaning::Unavailable
@@ -229,7 +229,7 @@ impl Store for Postgres {
         self.watch.wait(Instant::now() + timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<()> {
+    async fn create_session(&self, new: &NewSession) -> Result<bool> {
         self.with(async |lease| sessions::create(lease, new).await).await
     }
 

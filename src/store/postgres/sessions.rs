@@ -12,9 +12,9 @@ use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
 use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
 
-/// Adds the session where the account still is there: deleted between its password check and now, it gets none, and
-/// the tokens of it are refused like those of any deleted account.
-pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<()> {
+/// Adds the session where the account still is what its password was checked against. The row is held against a change
+/// of password until the session is there for that change to end.
+pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
     let forget_before = new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc();
     begin(lease).await?;
     lease
@@ -31,12 +31,14 @@ pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<()> {
         .execute(
             query(
                 "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, user_agent) \
-                 SELECT $1, id, $3, $3, $4 FROM users WHERE id = $2 FOR KEY SHARE",
+                 SELECT $1, id, $3, $3, $4 FROM users \
+                 WHERE id = $2 AND ($5::text IS NULL OR password_hash = $5) FOR SHARE",
             )
             .bind(new.sid.as_str())
             .bind(new.user)
             .bind(new.now.to_utc())
-            .bind(new.user_agent.as_deref().map(user_agent)),
+            .bind(new.user_agent.as_deref().map(user_agent))
+            .bind(new.password_hash.as_ref().map(|hash| &hash.0)),
         )
         .await?;
     if added.rows_affected() > 0 {
@@ -49,7 +51,8 @@ pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<()> {
             )
             .await?;
     }
-    lease.commit().await
+    lease.commit().await?;
+    Ok(added.rows_affected() > 0)
 }
 
 pub async fn of_user(lease: &mut PgLease, user: UserId, now: Millis) -> Result<Vec<Session>> {

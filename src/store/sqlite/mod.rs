@@ -258,7 +258,7 @@ impl Store for Sqlite {
         self.watch.wait(Instant::now() + timeout, self.timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<()> {
+    async fn create_session(&self, new: &NewSession) -> Result<bool> {
         self.write(async |lease| sessions::create(lease, new).await).await
     }
 

@@ -10,9 +10,8 @@ use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
 use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
 
-/// Adds the session where the account still is there: deleted between its password check and now, it gets none, and
-/// the tokens of it are refused like those of any deleted account.
-pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<()> {
+/// Adds the session where the account still is what its password was checked against.
+pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<bool> {
     begin(lease).await?;
     lease
         .execute(
@@ -28,12 +27,13 @@ pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<()> {
         .execute(
             query(
                 "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, user_agent) \
-                 SELECT ?1, id, ?3, ?3, ?4 FROM users WHERE id = ?2",
+                 SELECT ?1, id, ?3, ?3, ?4 FROM users WHERE id = ?2 AND (?5 IS NULL OR password_hash = ?5)",
             )
             .bind(new.sid.as_str())
             .bind(new.user)
             .bind(text(new.now))
-            .bind(new.user_agent.as_deref().map(user_agent)),
+            .bind(new.user_agent.as_deref().map(user_agent))
+            .bind(new.password_hash.as_ref().map(|hash| &hash.0)),
         )
         .await?;
     if added.rows_affected() > 0 {
@@ -46,7 +46,8 @@ pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<()> {
             )
             .await?;
     }
-    lease.commit().await
+    lease.commit().await?;
+    Ok(added.rows_affected() > 0)
 }
 
 pub async fn of_user(lease: &mut SqliteLease, user: UserId, now: Millis) -> Result<Vec<Session>> {

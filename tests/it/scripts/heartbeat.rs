@@ -2,7 +2,7 @@
 
 use presenced::live::{Heartbeat, HeartbeatOutcome, Verdict};
 use presenced::model::HeartbeatWord::{Away, Login, Online, Touch};
-use presenced::model::OnlineStatus;
+use presenced::model::{Millis, OnlineStatus};
 
 use super::{Bench, TTL_MS, key};
 
@@ -150,7 +150,7 @@ async fn a_blocked_user_does_not_come_online_and_another_of_the_batch_does() {
 async fn an_ended_session_is_refused_whether_or_not_the_user_is_present() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
-    bench.live.leave(7, key(7, "phone").sid.as_ref().unwrap()).await.unwrap();
+    bench.live.leave(7, key(7, "phone").sid.as_ref().unwrap(), Millis(0)).await.unwrap();
     assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::SessionEnded);
     assert_eq!(bench.beat(7, "laptop", Online).await, ONLINE);
     assert_eq!(bench.beat(7, "phone", Touch).await, HeartbeatOutcome::SessionEnded);

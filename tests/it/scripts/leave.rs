@@ -1,7 +1,7 @@
 //! `lua/leave.lua`
 
 use presenced::model::HeartbeatWord::{Away, Online};
-use presenced::model::SessionId;
+use presenced::model::{Millis, SessionId};
 
 use super::{Bench, TTL_MS};
 
@@ -14,7 +14,7 @@ async fn the_last_session_takes_the_user_along_once() {
     let bench = Bench::start().await;
     let (seen, _) = bench.beat_at(7, "phone", Online).await;
     for _ in 0..2 {
-        bench.live.leave(7, &sid("phone")).await.unwrap();
+        bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
     }
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
@@ -30,7 +30,7 @@ async fn another_session_keeps_the_user_and_its_own_deadline_counts() {
     bench.age_session(7, "laptop", 40_000);
     bench.beat(7, "phone", Online).await;
     for _ in 0..2 {
-        bench.live.leave(7, &sid("phone")).await.unwrap();
+        bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
     }
     assert_eq!(bench.deadline(7), Some(first.0 - 40_000 + TTL_MS));
     assert_eq!(bench.transitions(), ["7 online heartbeat"]);
@@ -42,7 +42,7 @@ async fn when_the_online_session_ends_the_idle_one_makes_the_user_away() {
     bench.beat(7, "laptop", Online).await;
     bench.beat(7, "phone", Away).await;
     for _ in 0..2 {
-        bench.live.leave(7, &sid("laptop")).await.unwrap();
+        bench.live.leave(7, &sid("laptop"), Millis(0)).await.unwrap();
     }
     assert_eq!(bench.field(7, "status"), "away");
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away logout"]);
@@ -55,7 +55,7 @@ async fn a_dead_session_keeps_nobody() {
     bench.age_session(7, "laptop", TTL_MS + 1_000);
     bench.beat(7, "phone", Online).await;
     bench.age_session(7, "laptop", TTL_MS + 1_000);
-    bench.live.leave(7, &sid("phone")).await.unwrap();
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
 }
@@ -64,9 +64,22 @@ async fn a_dead_session_keeps_nobody() {
 async fn a_session_that_was_not_there_is_marked_and_changes_nothing() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
-    bench.live.leave(7, &sid("tablet")).await.unwrap();
-    bench.live.leave(9, &sid("none")).await.unwrap();
+    bench.live.leave(7, &sid("tablet"), Millis(0)).await.unwrap();
+    bench.live.leave(9, &sid("none"), Millis(0)).await.unwrap();
     assert!(bench.deadline(7).is_some());
     assert_eq!(bench.transitions(), ["7 online heartbeat"]);
     assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:ended:tablet", "presence:{0}:ended:none"]), "2");
+}
+
+#[tokio::test]
+async fn the_mark_stands_as_long_as_a_known_token() {
+    let bench = Bench::start().await;
+    let now = chrono::Utc::now().timestamp_millis();
+    for (expires_at, least, most) in
+        [(now + 7_200_000, 7_190, 7_200), (now + 1_000, 890, 900), (i64::MAX, 31_535_000, 31_536_000)]
+    {
+        bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
+        let mark = bench.redis.cli(&["TTL", "presence:{0}:ended:phone"]).parse::<i64>().unwrap();
+        assert!((least..=most).contains(&mark), "{expires_at}: {mark}");
+    }
 }

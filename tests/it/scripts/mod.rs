@@ -35,13 +35,14 @@ impl Bench {
     pub async fn unfenced() -> Self {
         let redis = RedisServer::start(&[]).await;
         let live = live_set(&redis, "bench", 1);
-        live.connected().await;
+        live.ready().await.unwrap();
         Self { redis, live }
     }
 
     pub async fn raise_fence(&self) {
-        let token = self.live.begin_fence(0, "bench").await.unwrap();
-        assert!(self.live.raise_fence(0, "0", &token).await.unwrap());
+        assert!(self.live.begin_fence("bench").await.unwrap());
+        assert!(self.live.raise_fence(0, "0", "bench").await.unwrap());
+        self.live.end_fence().await.unwrap();
     }
 
     /// Tells the fence what SQL would say; returns how many were taken offline.

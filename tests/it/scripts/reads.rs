@@ -4,6 +4,7 @@ use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::{OnlineStatus, Page, Presence};
 
 use super::{Bench, TTL_MS, live_set};
+use crate::support::redis::RedisServer;
 
 #[tokio::test]
 async fn a_read_tells_status_and_last_heartbeat_in_the_order_asked() {
@@ -41,15 +42,15 @@ async fn a_shorter_ttl_counts_from_the_next_heartbeat_on() {
 #[tokio::test]
 async fn the_online_list_is_ordered_paged_and_counted_on_one_shard_and_on_many() {
     for shards in [1, 4] {
-        let bench = Bench::unfenced().await;
-        let live = live_set(&bench.redis, "sharded", shards);
-        live.connected().await;
+        let redis = RedisServer::start(&[]).await;
+        let live = live_set(&redis, "sharded", shards);
+        live.ready().await.unwrap();
         for user in 1..=10 {
             let (key, score) =
                 (format!("presence:{{{}}}:live", user % i64::from(shards)), 9_000_000_000_000 + user);
-            bench.redis.cli(&["ZADD", &key, &score.to_string(), &user.to_string()]);
+            redis.cli(&["ZADD", &key, &score.to_string(), &user.to_string()]);
         }
-        bench.redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);
+        redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);
         let page = live.online(Page { number: 2, size: 4 }).await.unwrap();
         assert_eq!((page.count, page.users), (10, vec![6, 5, 4, 3]), "{shards} shards");
         let past = live.online(Page { number: 9, size: 4 }).await.unwrap();

@@ -52,7 +52,7 @@ async fn another_persisters_turn_is_respected_and_a_dead_ones_taken_over() {
     let bench = Bench::start().await;
     come_online(&bench, 1..=3).await;
     let other = live_set(&bench.redis, "other", 1);
-    other.connected().await;
+    other.ready().await.unwrap();
     let taken = mine(&other, 2).await;
     let Turn::Others(wait) = bench.live.take(0, 10).await.unwrap() else { panic!("two at once") };
     assert!(wait > Duration::ZERO && wait <= Duration::from_secs(3));

@@ -167,3 +167,33 @@ async fn a_secret_file_that_is_no_secret_is_refused() {
     assert_eq!(code, 1);
     assert!(output.contains("jwt-secret") && output.contains("delete it"), "{output}");
 }
+
+#[tokio::test]
+async fn a_start_waits_for_a_redis_that_loads_much() {
+    use std::fmt::Write as _;
+    let folder = tether::folder("loads");
+    let data = folder.path().join("data");
+    let service = start(&data, &[]).await;
+    let password = service.printed("admin password: ").unwrap();
+    let (api, tokens) = sign_in(&service, &password).await;
+    // What a day leaves behind in the append-only file.
+    let mut input = String::new();
+    for user in 0..300_000 {
+        writeln!(input, "HSET presence:{{0}}:user:{user} status online since 1 s:phone {user}").unwrap();
+    }
+    std::fs::write(folder.path().join("commands"), input).unwrap();
+    let loaded = std::process::Command::new("redis-cli")
+        .args(["-p", &redis_port(&data).to_string(), "--pipe"])
+        .stdin(std::fs::File::open(folder.path().join("commands")).unwrap())
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(loaded.unwrap().success());
+    drop(api);
+    assert_eq!(service.terminate().await, 0);
+    for _ in 0..2 {
+        let service = start(&data, &[]).await;
+        let api = Api::new(service.base_url());
+        assert_eq!(status(&api, &tokens).await, "online");
+        service.kill9().await;
+    }
+}

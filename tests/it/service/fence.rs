@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Database, Scene};
 use crate::support::mint::access_token;
 use crate::support::poll::eventually;
+use crate::support::redis::RedisServer;
 
 /// Waits until the user is refused and out of Redis.
 async fn blocked_within(scene: &Scene, user: i64, bound: Duration) {
@@ -57,6 +58,22 @@ async fn a_change_during_a_rebuild_is_not_lost() {
             blocked_within(&scene, user, Duration::from_secs(3)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_account_deleted_while_redis_was_away_is_out_when_it_is_back() {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut scene = Scene::start_on(redis, Database::Postgres, 5, Duration::from_mins(1), &[]).await;
+    for user in [2, 3] {
+        assert_eq!(scene.api.heartbeat(&access_token(user, "phone")).await.0, 200);
+    }
+    scene.redis.kill().await;
+    scene.sql.run("DELETE FROM users WHERE id = 2").await;
+    scene.sql.run("UPDATE users SET status = 'banned' WHERE id = 3").await;
+    scene.redis.restart().await;
+    assert_ne!(scene.redis.cli(&["DBSIZE"]), "0", "its data is back");
+    blocked_within(&scene, 2, Duration::from_secs(5)).await;
+    blocked_within(&scene, 3, Duration::from_secs(5)).await;
 }
 
 #[tokio::test]

@@ -42,6 +42,17 @@ pub struct Scene {
 impl Scene {
     /// Users 1 to `users` exist, user 1 is an admin, and the service runs with these variables besides.
     pub async fn start(database: Database, users: i64, ttl: Duration, env: &[(&str, &str)]) -> Self {
+        Self::start_on(RedisServer::start(&[]).await, database, users, ttl, env).await
+    }
+
+    /// [`Self::start`] on this Redis.
+    pub async fn start_on(
+        redis: RedisServer,
+        database: Database,
+        users: i64,
+        ttl: Duration,
+        env: &[(&str, &str)],
+    ) -> Self {
         let folder = crate::support::tether::folder("scene");
         let (url, test_database) = match database {
             Database::Sqlite => (format!("sqlite://{}", folder.path().join("presence.db").display()), None),
@@ -50,7 +61,6 @@ impl Scene {
                 (database.url.clone(), Some(database))
             }
         };
-        let redis = RedisServer::start(&[]).await;
         let store = presenced::store::open(&url, &presenced::store::Options::default()).await.unwrap();
         store.migrate().await.unwrap();
         let sql = Sql::open(&url).await;

@@ -118,7 +118,7 @@ async fn steady_heartbeats_send_sqlite_nothing() {
         command_timeout: Duration::from_millis(1_500),
     })
     .unwrap();
-    live.connected().await;
+    live.ready().await.unwrap();
     let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_mins(15));
     let context = Context {
         live: live.clone(),

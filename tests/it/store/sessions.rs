@@ -43,6 +43,7 @@ pub fn session(user: UserId, name: &str, now: i64) -> NewSession {
         refresh_hash: hash(),
         refresh_expires_at: Millis(now + 7 * DAY_MS),
         user_agent: Some("a browser".into()),
+        password_hash: None,
         now: Millis(now),
     }
 }
