@@ -18,6 +18,8 @@ use crate::support::{
 on_both_databases!(
     a_new_account_is_offline_until_it_logs_in,
     a_wrong_password_and_an_unknown_name_are_the_same_answer_after_the_same_time,
+    a_stored_hash_that_cannot_be_read_lets_nobody_in,
+    a_new_password_keeps_the_old_one_out_though_it_was_being_checked,
     a_refresh_token_is_spent_once_and_two_tabs_may_spend_it_together,
     a_token_minted_elsewhere_is_as_good_and_a_forged_one_is_not,
     a_change_of_role_counts_for_tokens_already_issued,
@@ -108,6 +110,48 @@ async fn a_wrong_password_and_an_unknown_name_are_the_same_answer_after_the_same
     for (name, password) in [("", ""), ("ada", ""), ("", PASSWORD), ("ada\0", PASSWORD), (" ada", PASSWORD)] {
         let body = json!({"username": name, "password": password});
         problem(&stage.api.post("login/", None, &body).await, 401);
+    }
+}
+
+/// The id of a new account `ada`.
+async fn registered(api: &Api) -> i64 {
+    api.register("ada").await["id"].as_i64().expect("an id")
+}
+
+async fn a_stored_hash_that_cannot_be_read_lets_nobody_in(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let id = registered(&stage.api).await;
+    for hash in ["!", "", "pbkdf2_sha256$600000$abc$def"] {
+        stage.sql.run(&format!("UPDATE users SET password_hash = '{hash}' WHERE id = {id}")).await;
+        let body = json!({"username": "ada", "password": PASSWORD});
+        problem(&stage.api.post("login/", None, &body).await, 401);
+    }
+}
+
+async fn a_new_password_keeps_the_old_one_out_though_it_was_being_checked(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let id = registered(&stage.api).await;
+    let mut passwords = (PASSWORD.to_owned(), "the password after that".to_owned());
+    for round in 0..12 {
+        let old = json!({"username": "ada", "password": passwords.0});
+        let path = format!("admin/users/{id}/");
+        let new = json!({"password": passwords.1});
+        let login = async {
+            // Before, while and after the new one is made.
+            tokio::time::interval_at(tokio::time::Instant::now() + Duration::from_millis(round * 5), SOON)
+                .tick()
+                .await;
+            stage.api.post("login/", None, &old).await
+        };
+        let (changed, (status, body, _)) =
+            tokio::join!(stage.api.patch(&path, Some(&stage.admin), &new), login);
+        assert_eq!(changed.0, 200, "{}", changed.1);
+        if status == 200 {
+            let answer = stage.api.heartbeat(body["access"].as_str().unwrap()).await;
+            problem(&answer, 401);
+        }
+        problem(&stage.api.post("login/", None, &old).await, 401);
+        passwords = (passwords.1.clone(), format!("the password of round {round}"));
     }
 }
 

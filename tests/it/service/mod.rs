@@ -7,6 +7,7 @@ mod fence;
 mod kills;
 mod lost;
 mod punctual;
+mod start;
 mod statements;
 mod strangers;
 
