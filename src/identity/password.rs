@@ -183,8 +183,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_that_cannot_be_read_is_a_failure_and_not_a_wrong_password() {
-        let broken = Some(PasswordHash("!".into()));
-        assert!(matches!(Passwords::new().verify("a".into(), broken).await, Err(IdentityError::Internal(_))));
+    async fn a_hash_that_cannot_be_read_lets_nobody_in_and_is_told_apart() {
+        for text in ["no PHC string", "", "!", "pbkdf2_sha256$600000$salt$hash"] {
+            let broken = PasswordHash(text.into());
+            assert!(!Passwords::can_read(&broken));
+            assert!(!Passwords::new().verify("a".into(), Some(broken)).await.unwrap());
+        }
     }
 }
