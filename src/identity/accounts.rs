@@ -181,12 +181,12 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{identity, registration};
+    use super::super::stage::{identity, registration};
     use super::*;
 
     #[tokio::test]
     async fn a_new_account_is_active_and_an_ordinary_user() {
-        let identity = identity();
+        let identity = identity().await;
         let account = identity.register(registration("ada")).await.unwrap();
         assert_eq!(
             (account.role, account.status, account.is_active),
@@ -206,7 +206,9 @@ mod tests {
             role: Some("god".into()),
             status: Some("gone".into()),
         };
-        let Err(IdentityError::Invalid(errors)) = identity().create_account(new).await else { panic!() };
+        let Err(IdentityError::Invalid(errors)) = identity().await.create_account(new).await else {
+            panic!()
+        };
         assert_eq!(errors.0.keys().collect::<Vec<_>>(), ["email", "password", "role", "status", "username"]);
         assert_eq!(errors.0["role"], ["must be one of user, admin"]);
         assert_eq!(errors.0["status"], ["must be one of active, pending, inactive, suspended, banned"]);
@@ -214,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_or_an_address_is_one_account_s_only() {
-        let identity = identity();
+        let identity = identity().await;
         identity.register(registration("ada")).await.unwrap();
         let taken = |result: Result<Account>| match result {
             Err(IdentityError::Taken { field }) => field,
@@ -228,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_somebody_signs_in_with_as_a_username_cannot_be_claimed() {
-        let identity = identity();
+        let identity = identity().await;
         let own = Registration { username: "ada@example.com".into(), ..registration("ada") };
         let ada = identity.register(own).await.unwrap();
         let moved = AccountEdit { email: Some("ada@elsewhere.com".into()), ..AccountEdit::default() };
@@ -241,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_password_ends_every_session_and_nothing_else_does() {
-        let identity = identity();
+        let identity = identity().await;
         let ada = identity.register(registration("ada")).await.unwrap();
         let phone = identity.login("ada", "ada's password", None).await.unwrap();
         identity.login("ada", "ada's password", None).await.unwrap();
@@ -263,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_start_alone_makes_an_admin() {
-        let identity = identity();
+        let identity = identity().await;
         assert!(matches!(identity.ensure_admin("").await, Err(IdentityError::Invalid(_))));
         assert!(identity.ensure_admin("root").await.unwrap());
         assert!(!identity.ensure_admin("toor").await.unwrap());

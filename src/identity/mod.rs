@@ -5,11 +5,11 @@
 //! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
-#[cfg(test)]
-mod fake;
 pub mod password;
 pub mod rules;
 pub mod sessions;
+#[cfg(test)]
+mod stage;
 pub mod token;
 
 use std::fmt;

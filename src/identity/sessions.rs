@@ -177,12 +177,12 @@ fn refresh_hash(refresh: &str) -> RefreshHash {
 #[cfg(test)]
 mod tests {
     use super::super::AccountEdit;
-    use super::super::fake::{identity, registration};
+    use super::super::stage::{identity, registration};
     use super::*;
 
     #[tokio::test]
     async fn a_login_by_name_or_address_speaks_for_its_account() {
-        let identity = identity();
+        let identity = identity().await;
         let ada = identity.register(registration("ada")).await.unwrap();
         for name in ["ada", "ADA", "ada@example.com"] {
             let signed_in = identity.login(name, "ada's password", Some("x".repeat(999))).await.unwrap();
@@ -198,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn wrong_credentials_are_told_from_a_blocked_account_only_to_who_knows_the_password() {
-        let identity = identity();
+        let identity = identity().await;
         let ada = identity.register(registration("ada")).await.unwrap();
         let wrong = [("ada", "no"), ("bob", "ada's password"), ("", ""), ("a\0da", "ada's password")];
         for (name, password) in wrong {
@@ -213,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refresh_token_buys_one_pair_and_its_second_use_ends_the_session() {
-        let identity = identity();
+        let identity = identity().await;
         identity.register(registration("ada")).await.unwrap();
         let first = identity.login("ada", "ada's password", None).await.unwrap();
         let second = identity.refresh(&first.tokens.refresh).await.unwrap();
@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_blocked_or_deleted_account_refreshes_nothing() {
-        let identity = identity();
+        let identity = identity().await;
         let ada = identity.register(registration("ada")).await.unwrap();
         let session = identity.login("ada", "ada's password", None).await.unwrap();
         let edit = AccountEdit { is_active: Some(false), ..AccountEdit::default() };
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_callers_own_refresh_token_logs_out() {
-        let identity = identity();
+        let identity = identity().await;
         for name in ["ada", "bob"] {
             identity.register(registration(name)).await.unwrap();
         }

@@ -1,0 +1,47 @@
+//! What identity's own tests stand on: the real thing over a real SQLite of their own.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Identity, Registration, Settings};
+use crate::store;
+
+/// Identity with the database that it stands on.
+pub struct Stage {
+    identity: Identity,
+    _folder: TempDir,
+}
+
+impl Deref for Stage {
+    type Target = Identity;
+    fn deref(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+/// Identity over an empty database, without grace for refresh tokens.
+pub async fn identity() -> Stage {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = format!("sqlite://{}", folder.path().join("identity.db").display());
+    let store = store::open(&url, &store::Options::default()).await.expect("a new database");
+    store.migrate().await.expect("its schema");
+    let settings = Settings {
+        access_ttl: Duration::from_mins(15),
+        refresh_ttl: Duration::from_hours(1),
+        refresh_grace: Duration::ZERO,
+        secret: "a secret of more than thirty-two bytes!".into(),
+        trusted_secrets: Vec::new(),
+    };
+    Stage { identity: Identity::new(store, &settings), _folder: folder }
+}
+
+/// `ada`, `ada@example.com`, `ada's password`.
+pub fn registration(name: &str) -> Registration {
+    Registration {
+        username: name.into(),
+        email: format!("{name}@example.com"),
+        password: format!("{name}'s password"),
+    }
+}
