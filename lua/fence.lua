@@ -1,21 +1,25 @@
--- Raises the fence, or moves it along the log of account changes: `blocked` is complete up to `cursor` from now on.
+-- Reads the state of the fence.
 --
--- KEYS  1 fence (string: cursor)  2 building (string: token of the building under way)
--- ARGV  1 cursor  2 the cursor that the fence must stand at ('' to raise it)  3 the token that the building must still
---       bear ('' to move it)
--- Reply 1 done, 0 not so: Redis has lost data meanwhile, or someone else has moved the fence
--- Appends nothing. Run again it finds the fence there.
+-- KEYS  1 fence (string: life, cursor)  2 moves (string)  3 heard (string)  4 transitions (stream)
+-- ARGV  none
+-- Reply five words: the cursor where the fence stands ('' where it does not); the fence of a former life, whole ('' for
+--       none); moves ('' for none); heard in ms (0 for never); the ms of the newest id that the stream has given (0 for
+--       none)
+-- Appends nothing; reads never write.
 -- Cost  O(1)
-local fence, building = KEYS[1], KEYS[2]
-local cursor, from, token = ARGV[1], ARGV[2], ARGV[3]
-local stands
-if token == '' then
-  stands = redis.call('GET', fence) == from
-else
-  stands = redis.call('GET', building) == token
+local fence, moves, heard, transitions = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stands, cursor = standing(fence)
+local newest = 0
+if redis.call('EXISTS', transitions) == 1 then
+  local about = redis.call('XINFO', 'STREAM', transitions)
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then newest = string.match(about[i + 1], '^%d+') end
+  end
 end
-if not stands then
-  return 0
-end
-redis.call('SET', fence, cursor)
-return 1
+return {
+  stands and cursor or '',
+  (cursor and not stands) and redis.call('GET', fence) or '',
+  redis.call('GET', moves) or '',
+  redis.call('GET', heard) or '0',
+  tostring(newest),
+}

@@ -1,25 +1,34 @@
 -- Records a batch of heartbeats of one shard: presence key, its TTL, the deadline, and who is newly present.
 --
--- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 fence (string)
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 fence (string)  5 hold (string)  6 heard (string)
 --       then for each heartbeat: presence key (hash), ended mark of its session (string)
 -- ARGV  1 ttl_ms
 --       then for each heartbeat: user id, sid ('' for tokens without one), word (online | away | touch | login)
--- Reply now_ms, then for each heartbeat: 1 the user is online, 2 away, -1 the account is blocked, -2 the session has
---       ended, -3 there is no fence (Redis lost its data): rebuild it, then ask again
--- Appends offline (expired, at the deadline) and online where the deadline had passed unclaimed; online or away where
---       the user is newly present; a change of status. Run again it finds all of it done.
+-- Reply now_ms, heard in ms (a recent instant at which heartbeats were taken under a standing fence; 0 for never), then
+--       for each heartbeat: 1 the user is online, 2 away, -1 the account is blocked, -2 the session has ended, -3 the
+--       fence does not stand (Redis was restarted or lost its data): see to it, then ask again
+-- Appends offline (expired, at the deadline) and online where the deadline had passed unclaimed (online alone while
+--       claims are on hold); online or away where the user is newly present; a change of status. Run again it finds all of it done.
 -- Cost  3 commands for a steady heartbeat; the fence is looked at only where someone would become newly present, the
---       ended mark only where a session is new to the key.
-local live, transitions, blocked, fence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+--       ended mark only where a session is new to the key. A batch reads `heard` and renews it now and then.
+local live, transitions, blocked, fence, hold, heard = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ttl_ms = tonumber(ARGV[1])
 local now = now_ms()
 local deadline = now + ttl_ms
 local CODES = { online = 1, away = 2 }
 local BLOCKED, ENDED, UNFENCED = -1, -2, -3
+-- How old `heard` may be: what a restart loses of these last ms goes unnoticed.
+local HEARD_MS = 100
+
+local stands
+local function is_fenced()
+  if stands == nil then stands = standing(fence) end
+  return stands
+end
 
 local function refusal(user, ended, newly_present)
   if newly_present then
-    if redis.call('EXISTS', fence) == 0 then return UNFENCED end
+    if not is_fenced() then return UNFENCED end
     if redis.call('SISMEMBER', blocked, user) == 1 then return BLOCKED end
   end
   return redis.call('EXISTS', ended) == 1 and ENDED or nil
@@ -65,7 +74,7 @@ local function beat(key, ended, user, sid, word)
     status, reason, at = settle(key, field, was, before, said)
   else
     local unclaimed = tonumber(redis.call('ZSCORE', live, user) or nil)
-    if unclaimed and unclaimed < now then
+    if unclaimed and unclaimed < now and redis.call('EXISTS', hold) == 0 then
       append(transitions, user, 'offline', 'expired', unclaimed, unclaimed - ttl_ms)
     end
   end
@@ -80,10 +89,15 @@ local function beat(key, ended, user, sid, word)
   return CODES[status]
 end
 
-local replies = { now }
+local heard_at = tonumber(redis.call('GET', heard) or 0)
+if math.abs(now - heard_at) >= HEARD_MS and is_fenced() then
+  redis.call('SET', heard, now)
+  heard_at = now
+end
+local replies = { now, heard_at }
 for i = 0, (#ARGV - 1) / 3 - 1 do
-  local key, ended = KEYS[5 + i * 2], KEYS[6 + i * 2]
+  local key, ended = KEYS[7 + i * 2], KEYS[8 + i * 2]
   local user, sid, word = ARGV[2 + i * 3], ARGV[3 + i * 3], ARGV[4 + i * 3]
-  replies[i + 2] = beat(key, ended, user, sid, word)
+  replies[i + 3] = beat(key, ended, user, sid, word)
 end
 return replies

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 fence (string)  5 presence key (hash)
 -- ARGV  1 user id  2 status (online | away | offline)  3 ttl_ms
--- Reply 1 done, -1 the account is blocked, -3 there is no fence (Redis lost its data): rebuild it, then ask again
+-- Reply 1 done, -1 the account is blocked, -3 the fence does not stand (Redis was restarted or lost
+--       its data): see to it, then ask again
 -- Appends offline (admin); online or away (admin) where that is a change; offline (expired) before it where the
 --       deadline had passed unclaimed. Run again it finds the status set.
 -- Cost  O(sessions of the user)
@@ -37,7 +38,7 @@ if type(was) == 'string' and deadline and deadline >= now then
   return DONE
 end
 
-if redis.call('EXISTS', fence) == 0 then return UNFENCED end
+if not standing(fence) then return UNFENCED end
 if redis.call('SISMEMBER', blocked, user) == 1 then return BLOCKED end
 end_presence(live, transitions, key, user, 'expired', now, ttl_ms)
 append(transitions, user, status, 'admin', now, now)

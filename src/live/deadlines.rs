@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fred::interfaces::{ClientLike, KeysInterface, SortedSetsInterface};
-use fred::types::{Expiration, InfoKind, SetOptions, Value};
+use fred::interfaces::{KeysInterface, SortedSetsInterface};
+use fred::types::{Expiration, SetOptions, Value};
 
 use super::Result;
 use super::keys::Keys;
@@ -14,8 +14,10 @@ use crate::model::{Millis, UserId};
 /// Whose deadline has passed in a shard, and when the next one will.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Due {
-    /// Whether the fence stands; where it does not, Redis has lost its data.
+    /// Whether the fence stands; where it does not, Redis was restarted or has lost its data, and nothing is claimed.
     pub fenced: bool,
+    /// For how long nothing is claimed yet, because data was lost; zero for at once.
+    pub held: Duration,
     /// Users whose deadline has passed, with it, the earliest first.
     pub passed: Vec<(UserId, Millis)>,
     /// Members of the live set that are no user ids (written by someone else's hand) and would come up for ever.
@@ -26,14 +28,10 @@ pub struct Due {
 }
 
 /// Since when a Redis server has been heard without a break in its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch {
-    /// Names the server's life: a restart or a failover changes it.
-    pub run_id: String,
     /// For how long it has been heard.
     pub age: Duration,
-    /// Whether it begins with this look.
-    pub is_new: bool,
 }
 
 /// A place in the walk over who is present.
@@ -48,7 +46,10 @@ impl LiveSet {
     pub async fn due(&self, shard: u32, most: u32) -> Result<Due> {
         let keys = Keys::of(shard);
         let reply: Vec<String> = named::due
-            .run(&self.back, || (vec![keys.live(), keys.fence()], vec![i64::from(most).into()]))
+            .run(&self.back, || {
+                let names = vec![keys.live(), keys.fence(), keys.hold(), keys.heard()];
+                (names, vec![i64::from(most).into()])
+            })
             .await?;
         let number = |index: usize| {
             reply
@@ -56,9 +57,11 @@ impl LiveSet {
                 .and_then(|word| word.parse::<i64>().ok())
                 .ok_or_else(|| unexpected("due", "no number"))
         };
-        let (now, fenced, next) = (number(0)?, number(1)? == 1, number(2)?);
+        let (now, fenced, held, next) = (number(0)?, number(1)? == 1, number(2)?, number(4)?);
+        self.has_heard(shard, Millis(number(3)?));
         let mut due = Due {
             fenced,
+            held: Duration::from_millis(held.unsigned_abs()),
             next_in: match next {
                 -1 => None,
                 0 => Some(Duration::ZERO),
@@ -66,7 +69,7 @@ impl LiveSet {
             },
             ..Due::default()
         };
-        for pair in reply[3..].chunks_exact(2) {
+        for pair in reply[5..].chunks_exact(2) {
             match (pair[0].parse::<UserId>(), pair[1].parse()) {
                 // Only the plain form is the member that a claim finds: `007` is none.
                 (Ok(user), Ok(deadline)) if user > 0 && user.to_string() == pair[0] => {
@@ -83,7 +86,7 @@ impl LiveSet {
         let keys = Keys::of(shard);
         let claimed: u64 = named::claim
             .run(&self.back, || {
-                let mut names = vec![keys.live(), keys.transitions()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.fence(), keys.hold()];
                 names.extend(users.iter().map(|user| keys.user(*user)));
                 let mut args: Vec<Value> = vec![self.ttl_ms().into()];
                 args.extend(users.iter().map(|user| Value::from(*user)));
@@ -99,34 +102,21 @@ impl LiveSet {
         Ok(self.back.run(removal).await??)
     }
 
-    /// Since when this Redis has been heard (`lua/epoch.lua`). Of a cluster each shard's own primary is asked.
+    /// Since when a shard's server has been heard (`lua/epoch.lua`).
     pub async fn epoch(&self, shard: u32) -> Result<Epoch> {
-        let info: String = self.back.run(self.back.client().info(Some(InfoKind::Server))).await??;
-        let run_id = info
-            .lines()
-            .find_map(|line| line.strip_prefix("run_id:"))
-            .map(str::trim)
-            .ok_or_else(|| unexpected("epoch", "no run_id in INFO server"))?
-            .to_string();
-        let reply: Vec<i64> = named::epoch
-            .run(&self.back, || (vec![Keys::of(shard).epoch()], vec![run_id.as_str().into()]))
-            .await?;
-        let [now, since, begun] = reply[..] else { return Err(unexpected("epoch", "too little")) };
-        Ok(Epoch { run_id, age: Duration::from_millis((now - since).unsigned_abs()), is_new: begun == 1 })
+        let reply: Vec<i64> =
+            named::epoch.run(&self.back, || (vec![Keys::of(shard).epoch()], vec![])).await?;
+        let [now, since] = reply[..] else { return Err(unexpected("epoch", "too little")) };
+        Ok(Epoch { age: Duration::from_millis((now - since).unsigned_abs()) })
     }
 
     /// Declares offline those of `users` (of one shard, with SQL's `last_seen`) whom the live set does not know
     /// (`lua/reconcile.lua`). Returns how many, or `None` where this Redis has not been heard for a TTL yet.
-    pub async fn reconcile(
-        &self,
-        shard: u32,
-        epoch: &Epoch,
-        users: &[(UserId, Option<Millis>)],
-    ) -> Result<Option<u64>> {
+    pub async fn reconcile(&self, shard: u32, users: &[(UserId, Option<Millis>)]) -> Result<Option<u64>> {
         let keys = Keys::of(shard);
         let declared: i64 = named::reconcile
             .run(&self.back, || {
-                let mut args: Vec<Value> = vec![self.ttl_ms().into(), epoch.run_id.as_str().into()];
+                let mut args: Vec<Value> = vec![self.ttl_ms().into()];
                 for (user, seen) in users {
                     args.push((*user).into());
                     args.push(seen.map_or_else(|| Value::from_static_str(""), |seen| seen.0.into()));

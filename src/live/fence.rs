@@ -3,15 +3,19 @@
 //!
 //! `presence:{S}:fence` says how far into SQL's log of account changes `blocked` is complete. `presence:{S}:moves` counts
 //! what `blocked` was told: whoever asks SQL notes it before, and `lua/block.lua` takes the answer only if nobody else
-//! told anything meanwhile. Where the fence is missing Redis has lost its data, and nobody comes online until it stands
-//! again.
+//! told anything meanwhile. A fence stands in the life of the server in which it was raised. Where none stands Redis was
+//! restarted or has lost its data: nobody becomes newly present and no deadline is claimed until somebody has looked
+//! whether all is there. What is whole is taken over; otherwise the fence is built anew, and where later data are known to
+//! have been there the deadlines wait for a TTL, for they may have been overtaken.
+
+use std::time::Duration;
 
 use fred::interfaces::{KeysInterface, SetsInterface};
 use fred::types::{Expiration, SetOptions, Value};
 
 use super::Result;
 use super::keys::Keys;
-use super::live_set::LiveSet;
+use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use crate::model::{Millis, SessionId, UserId};
 
@@ -23,10 +27,25 @@ const AT_ONCE: usize = 256;
 /// The state of a shard's fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
-    /// How far into the log of account changes it has got, in SQL's word; `None` where there is no fence.
+    /// How far into the log of account changes it has got, in SQL's word; `None` where there is no fence that stands.
     pub cursor: Option<String>,
+    /// A fence that came with the data of a former life of the server, and does not stand.
+    pub former: Option<FormerFence>,
     /// What [`LiveSet::block`] must be given to be believed; empty where Redis holds none.
     pub moves: String,
+    /// The latest instant of which Redis's data tell that it was written to, ms; 0 for never.
+    pub newest: Millis,
+}
+
+/// A fence of a former life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormerFence {
+    /// How far into the log of account changes it had got.
+    pub cursor: String,
+    /// Whether the data are known to be as they were: this process saw nothing later than what they hold, and it saw
+    /// something.
+    pub is_whole: bool,
+    value: String,
 }
 
 /// What SQL says of an account.
@@ -51,12 +70,36 @@ impl Verdict {
 }
 
 impl LiveSet {
-    /// The state of a shard's fence.
+    /// The state of a shard's fence (`lua/fence.lua`).
     pub async fn fence(&self, shard: u32) -> Result<Fence> {
         let keys = Keys::of(shard);
-        let get = self.back.client().mget::<Vec<Option<String>>, _>(vec![keys.fence(), keys.moves()]);
-        let mut found = self.back.run(get).await??.into_iter();
-        Ok(Fence { cursor: found.next().flatten(), moves: found.next().flatten().unwrap_or_default() })
+        let reply: [String; 5] = named::fence
+            .run::<Vec<String>>(&self.back, || {
+                (vec![keys.fence(), keys.moves(), keys.heard(), keys.transitions()], vec![])
+            })
+            .await?
+            .try_into()
+            .map_err(|_| unexpected("fence", "its length"))?;
+        let [cursor, former, moves, heard, newest] = reply;
+        let instant = |text: &str| text.parse().map(Millis).map_err(|_| unexpected("fence", "no number"));
+        let (heard, newest) = (instant(&heard)?, instant(&newest)?);
+        let known = self.heard(shard);
+        let former = former.split_once(' ').map(|(_, cursor)| FormerFence {
+            cursor: cursor.to_owned(),
+            is_whole: known > Millis(0) && heard >= known,
+            value: former.clone(),
+        });
+        Ok(Fence {
+            cursor: Some(cursor).filter(|cursor| !cursor.is_empty()),
+            former,
+            moves,
+            newest: heard.max(newest),
+        })
+    }
+
+    /// Whether a shard's Redis held later data than `fence` tells of, as far as this process saw it.
+    pub fn knows_of_later_data(&self, shard: u32, fence: &Fence) -> bool {
+        self.heard(shard) > fence.newest
     }
 
     /// Brings fence and live set of a shard in line with SQL's verdicts (`lua/block.lua`), where `moves` is as
@@ -127,21 +170,31 @@ impl LiveSet {
         Ok(self.back.run(self.back.client().exists::<bool, _>(Keys::of(0).building())).await??)
     }
 
-    /// Raises a shard's fence at `cursor` (`lua/fence.lua`); whether it stands. It does not where Redis has lost data
-    /// since [`Self::begin_fence`] gave the token.
-    pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str) -> Result<bool> {
-        self.set_fence(shard, [cursor, "", token]).await
+    /// Raises a shard's fence at `cursor` (`lua/raise.lua`); whether it stands. It does not where Redis has lost data
+    /// since [`Self::begin_fence`] gave the token. No deadline is claimed for `hold` from then on.
+    pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str, hold: Duration) -> Result<bool> {
+        self.set_fence(shard, ["build", cursor, token], hold).await
     }
 
     /// Moves a shard's fence along the log, from one cursor to another; whether it was still there.
     pub async fn move_fence(&self, shard: u32, from: &str, to: &str) -> Result<bool> {
-        self.set_fence(shard, [to, from, ""]).await
+        self.set_fence(shard, ["move", to, from], Duration::ZERO).await
     }
 
-    async fn set_fence(&self, shard: u32, args: [&str; 3]) -> Result<bool> {
+    /// Lets the fence of a former life stand in this one; whether it was still there.
+    pub async fn adopt_fence(&self, shard: u32, former: &FormerFence) -> Result<bool> {
+        self.set_fence(shard, ["adopt", &former.cursor, &former.value], Duration::ZERO).await
+    }
+
+    async fn set_fence(&self, shard: u32, args: [&str; 3], hold: Duration) -> Result<bool> {
         let keys = Keys::of(shard);
-        let done: i64 = named::fence
-            .run(&self.back, || (vec![keys.fence(), keys.building()], args.map(Value::from).to_vec()))
+        let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+        let done: i64 = named::raise
+            .run(&self.back, || {
+                let mut args = args.map(Value::from).to_vec();
+                args.push(hold_ms.into());
+                (vec![keys.fence(), keys.building(), keys.hold()], args)
+            })
             .await?;
         Ok(done == 1)
     }

@@ -46,6 +46,16 @@ impl Keys {
         self.named("moves")
     }
 
+    /// A recent instant at which heartbeats were taken.
+    pub(super) fn heard(self) -> Key {
+        self.named("heard")
+    }
+
+    /// There while no deadline is claimed.
+    pub(super) fn hold(self) -> Key {
+        self.named("hold")
+    }
+
     /// The token of a fence being built.
     pub(super) fn building(self) -> Key {
         self.named("building")

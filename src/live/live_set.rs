@@ -1,7 +1,7 @@
 //! The live set: who is present, by whose word, until when.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
@@ -31,6 +31,9 @@ pub struct LiveSet {
     pub(super) blocking: Link,
     pub(super) options: Options,
     gate: Arc<AtomicBool>,
+    /// By shard, the latest instant at which Redis is known to have taken heartbeats, ms: what it must still know of
+    /// after a restart.
+    heard: Arc<[AtomicI64]>,
 }
 
 /// One heartbeat of a batch.
@@ -87,6 +90,7 @@ impl LiveSet {
             back: Link::open(&options, Duration::ZERO, &gate)?,
             blocking: Link::open(&options, super::link::BLOCK, &gate)?,
             gate,
+            heard: (0..options.shards).map(|_| AtomicI64::new(0)).collect(),
             options,
         })
     }
@@ -174,7 +178,14 @@ impl LiveSet {
         let keys = Keys::of(shard);
         let reply: Vec<i64> = named::heartbeat
             .run(&self.front, || {
-                let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence()];
+                let mut names = vec![
+                    keys.live(),
+                    keys.transitions(),
+                    keys.blocked(),
+                    keys.fence(),
+                    keys.hold(),
+                    keys.heard(),
+                ];
                 let mut args: Vec<Value> = vec![self.ttl_ms().into()];
                 for beat in batch {
                     let sid = beat.who.sid.as_ref();
@@ -188,7 +199,9 @@ impl LiveSet {
                 (names, args)
             })
             .await?;
-        let (now, codes) = split_now(&reply, "heartbeat")?;
+        let (now, rest) = split_now(&reply, "heartbeat")?;
+        let (heard, codes) = split_now(rest, "heartbeat")?;
+        self.has_heard(shard, heard);
         let outcomes = codes.iter().map(|code| match code {
             1 => Ok(HeartbeatOutcome::Present(OnlineStatus::Online)),
             2 => Ok(HeartbeatOutcome::Present(OnlineStatus::Away)),
@@ -203,6 +216,20 @@ impl LiveSet {
         } else {
             Err(unexpected("heartbeat", "its length"))
         }
+    }
+
+    /// Notes that this shard's Redis knew of heartbeats at that instant.
+    pub(super) fn has_heard(&self, shard: u32, at: Millis) {
+        let heard = &self.heard[shard as usize];
+        // Written only where it changes: a few times a second.
+        if heard.load(Ordering::Relaxed) < at.0 {
+            heard.fetch_max(at.0, Ordering::Relaxed);
+        }
+    }
+
+    /// The latest instant of which [`Self::has_heard`] was told.
+    pub(super) fn heard(&self, shard: u32) -> Millis {
+        Millis(self.heard[shard as usize].load(Ordering::Relaxed))
     }
 
     /// Ends one session (`lua/leave.lua`).

@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use deadlines::{Due, Epoch, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
-pub use fence::{Fence, Verdict};
+pub use fence::{Fence, FormerFence, Verdict};
 pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
 pub use stream::{Turn, Work};
 

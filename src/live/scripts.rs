@@ -33,18 +33,19 @@ pub(super) mod named {
     use super::{FredScript, LazyLock, Script};
     script!(ack:);
     script!(block: "clock" "transitions" "sessions");
-    script!(claim: "clock" "transitions");
-    script!(due: "clock");
-    script!(epoch: "clock");
-    script!(fence:);
-    script!(heartbeat: "clock" "transitions" "sessions");
+    script!(claim: "clock" "life" "transitions");
+    script!(due: "clock" "life");
+    script!(epoch: "clock" "life");
+    script!(fence: "life");
+    script!(heartbeat: "clock" "life" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
     script!(online: "clock");
+    script!(raise: "life");
     script!(read: "clock" "sessions");
-    script!(reconcile: "clock" "transitions");
+    script!(reconcile: "clock" "life" "transitions");
     script!(resign:);
     script!(seen: "clock");
-    script!(set_status: "clock" "transitions" "sessions");
+    script!(set_status: "clock" "life" "transitions" "sessions");
     script!(take: "clock");
     script!(unsettled: "clock");
 }

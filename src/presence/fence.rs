@@ -51,9 +51,10 @@ impl FenceKeeper {
         self.missed.notify_one();
     }
 
-    /// Makes sure that a shard has a fence; builds all of them where it has none.
+    /// Makes sure that a shard's fence stands: takes over that of a former life of the server where its data are whole,
+    /// and builds all fences anew otherwise.
     pub(super) async fn stand(&self, shard: u32) -> Result<()> {
-        if self.live.fence(shard).await?.cursor.is_some() {
+        if self.stands_or_is_adopted(shard).await? {
             return Ok(());
         }
         let _one = self.building.lock().await;
@@ -63,10 +64,19 @@ impl FenceKeeper {
         self.build().await
     }
 
-    /// Builds every shard's fence anew from SQL, whatever stands.
-    pub(super) async fn rebuild(&self) -> Result<()> {
-        let _one = self.building.lock().await;
-        self.build().await
+    async fn stands_or_is_adopted(&self, shard: u32) -> Result<bool> {
+        let fence = self.live.fence(shard).await?;
+        match fence.former {
+            _ if fence.cursor.is_some() => Ok(true),
+            Some(former) if former.is_whole => {
+                let adopted = self.live.adopt_fence(shard, &former).await?;
+                if adopted {
+                    tracing::info!(shard, "Redis was restarted and has kept its data");
+                }
+                Ok(adopted)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn build(&self) -> Result<()> {
@@ -87,7 +97,7 @@ impl FenceKeeper {
             // Somebody else is at it; theirs serves as well.
             return self.wait_for_fence().await;
         }
-        let former = self.cursors().await?;
+        let (former, hold) = self.what_was_there().await?;
         let cursor = self.store.change_cursor().await?;
         let mut blocked = HashSet::new();
         let mut after = 0;
@@ -121,22 +131,33 @@ impl FenceKeeper {
         let changes = self.store.account_changes(&cursor).await?;
         self.tell(&changes.users).await?;
         for shard in self.live.shards() {
-            if !self.live.raise_fence(shard, &changes.cursor.0, &token).await? {
+            if !self.live.raise_fence(shard, &changes.cursor.0, &token, hold).await? {
                 return Ok(false);
             }
         }
         self.live.end_fence().await?;
         tracing::info!(blocked = blocked.len(), "the fence stands");
+        if !hold.is_zero() {
+            tracing::warn!(
+                seconds = hold.as_secs_f32(),
+                "Redis has lost data that it had taken: nobody's time ends before everybody had the time to be heard again"
+            );
+        }
         Ok(true)
     }
 
-    /// Where the shards' fences stand, each place once.
-    async fn cursors(&self) -> Result<HashSet<String>> {
-        let mut cursors = HashSet::new();
+    /// Where the shards' fences stand or stood, each place once; and for how long no deadline may be claimed: for a TTL
+    /// where Redis is known to have held later data than it does now.
+    async fn what_was_there(&self) -> Result<(HashSet<String>, Duration)> {
+        let (mut cursors, mut lost) = (HashSet::new(), false);
+        let recorded = self.store.newest_transition().await?;
         for shard in self.live.shards() {
-            cursors.extend(self.live.fence(shard).await?.cursor);
+            let fence = self.live.fence(shard).await?;
+            lost |= self.live.knows_of_later_data(shard, &fence);
+            lost |= recorded.is_some_and(|(of, at)| of == shard && at > fence.newest);
+            cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
-        Ok(cursors)
+        Ok((cursors, if lost { self.live.ttl() } else { Duration::ZERO }))
     }
 
     /// Waits until nobody builds any more; whether every shard has a fence then.

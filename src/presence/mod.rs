@@ -260,13 +260,13 @@ impl PresenceService {
         self.inner.fence.follow().await
     }
 
-    /// Redis was away: makes sure of the fence. Where it may have lost data, all of it is built anew.
-    pub async fn restore_fence(&self, data_may_be_lost: bool) -> Result<(), PresenceError> {
-        if data_may_be_lost {
-            self.inner.fence.rebuild().await?;
-        } else {
-            self.inner.fence.end_sessions_again().await?;
+    /// Redis was away, restarted, or has lost data: makes sure that the fence stands, and tells Redis what it may have
+    /// missed.
+    pub async fn restore_fence(&self) -> Result<(), PresenceError> {
+        for shard in self.inner.live.shards() {
+            self.inner.fence.stand(shard).await?;
         }
+        self.inner.fence.end_sessions_again().await?;
         self.inner.fence.follow().await.map(drop)
     }
 

@@ -133,6 +133,9 @@ pub trait Store: Send + Sync + 'static {
 
     // The history.
 
+    /// The newest row of the history: the shard that it comes from, and Redis's time of its stream entry.
+    async fn newest_transition(&self) -> Result<Option<(u32, Millis)>>;
+
     /// Writes a batch of one shard's transitions, in stream order, in one transaction: history rows by
     /// [`crate::model::history::chain`], the mirror and `last_seen` in `users`. Running it again with the same or an
     /// overlapping batch adds nothing. Transitions of users whom SQL does not know go to `presence_set_aside`.

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use super::{Credentials, MirrorRow, PasswordHash, Result, Session, StoreError};
 use crate::model::account::UnknownWord;
 use crate::model::history::Recorded;
-use crate::model::{Account, Millis, SessionId, UserId};
+use crate::model::{Account, Millis, SessionId, StreamId, UserId};
 
 /// The columns of [`AccountRow`], of the table `users` or an alias `u` that both statements and joins go by.
 macro_rules! account_columns {
@@ -52,6 +52,13 @@ pub struct PresenceRow {
     id: UserId,
     online_status: String,
     last_seen: Option<DateTime<Utc>>,
+}
+
+/// Reads `presence_transitions.stream_id`, `<shard>/<ms>-<seq>`: the shard, and Redis's time of the entry.
+pub fn origin(stream_id: &str) -> Option<(u32, Millis)> {
+    let (shard, id) = stream_id.split_once('/')?;
+    let id: StreamId = id.parse().ok()?;
+    Some((shard.parse().ok()?, Millis(i64::try_from(id.ms).ok()?)))
 }
 
 /// A row of `login_sessions`.

@@ -1,8 +1,8 @@
 //! The reconciler: what a Redis that was away, restarted, or lost its data leaves to put right.
 //!
-//! At the start and after each reconnection it looks whether the server began a new life (the epoch). If so the fence is
-//! built anew at once; and when that server has been heard for a whole TTL, those whom SQL still calls present and who
-//! have not come back are declared offline, no earlier (invariant 9). A Redis that only hung has lost nothing, but what it
+//! At the start and after each reconnection it makes sure of the fence: a server that began a new life (the epoch) has it
+//! taken over or built anew at once. When that server has been heard for a whole TTL, those whom SQL still calls present and
+//! who have not come back are declared offline, no earlier (invariant 9). A Redis that only hung has lost nothing, but what it
 //! was told meanwhile may not have arrived: the fence is brought up to date, with the sessions that ended.
 
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ pub(super) async fn run(context: &Context) {
                 () = sleep_until(due) => break,
                 () = context.presence.answers_again() => {}
             }
-            if let Err(error) = context.presence.restore_fence(false).await {
+            if let Err(error) = context.presence.restore_fence().await {
                 TROUBLE.note(&error);
                 break;
             }
@@ -67,12 +67,10 @@ pub(super) async fn run(context: &Context) {
 
 /// Returns when to look again.
 async fn settle(context: &Context) -> Result<Duration, PresenceError> {
-    let mut data_may_be_lost = false;
     for shard in context.live.shards() {
-        let unfenced = context.live.fence(shard).await?.cursor.is_none();
-        data_may_be_lost |= context.live.epoch(shard).await?.is_new || unfenced;
+        context.live.epoch(shard).await?; // from now on this server is being heard
     }
-    context.presence.restore_fence(data_may_be_lost).await?;
+    context.presence.restore_fence().await?;
     context.live.forget_the_gone().await?;
     let reconciled = reconcile_once(context).await?;
     if let Some(wait) = reconciled.too_early {
@@ -87,7 +85,6 @@ async fn settle(context: &Context) -> Result<Duration, PresenceError> {
 /// One pass over those whom SQL calls present.
 pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceError> {
     let mut reconciled = Reconciled::default();
-    let mut epochs = HashMap::new();
     for shard in context.live.shards() {
         let epoch = context.live.epoch(shard).await?;
         // A millisecond more: a heartbeat on the epoch's very first one still counts on the last.
@@ -95,7 +92,6 @@ pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceErr
         if let Some(wait) = heard_enough.checked_sub(epoch.age).filter(|wait| !wait.is_zero()) {
             reconciled.too_early = reconciled.too_early.max(Some(wait));
         }
-        epochs.insert(shard, epoch);
     }
     let mut after = 0;
     loop {
@@ -111,7 +107,7 @@ pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceErr
             shards.entry(context.live.shard_of(row.user)).or_default().push((row.user, row.last_seen));
         }
         for (shard, users) in shards {
-            match context.live.reconcile(shard, &epochs[&shard], &users).await? {
+            match context.live.reconcile(shard, &users).await? {
                 Some(declared) => reconciled.declared += declared,
                 // The server began yet another life meanwhile.
                 None => reconciled.too_early = Some(context.live.ttl()),

@@ -27,7 +27,7 @@ pub struct Swept {
     pub claimed: u64,
     /// Members of the live set that were no user ids, and were dropped.
     pub strays: u64,
-    /// Whether a shard had no fence: Redis has lost its data.
+    /// Whether a shard's fence does not stand: Redis was restarted or has lost its data, and nothing was claimed.
     pub unfenced: bool,
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
             Ok((swept, next)) => {
                 TROUBLE.over();
                 if swept.unfenced {
-                    // Redis has lost its data, whether or not the connection told of it.
+                    // Redis has forgotten something, whether or not the connection told of it.
                     context.presence.redis_has_forgotten();
                 }
                 next
@@ -82,6 +82,10 @@ async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError
         );
         live.drop_strays(shard, &due.strays).await?;
         swept.strays = due.strays.len() as u64;
+    }
+    if !due.fenced || !due.held.is_zero() {
+        // What has passed may have been overtaken by heartbeats that Redis has lost.
+        return Ok((swept, if due.fenced { due.held.clamp(PAUSE, NAP) } else { NAP }));
     }
     if !due.passed.is_empty() {
         let users: Vec<_> = due.passed.iter().map(|(user, _)| *user).collect();

@@ -9,7 +9,7 @@ use super::{BATCH_TIMEOUT, PgLease};
 use crate::model::history::Recorded;
 use crate::model::{Millis, Transition, UserId};
 use crate::store::batch::{Plan, latest, plan, users_of};
-use crate::store::rows::{PresenceRow, RecordedRow, convert};
+use crate::store::rows::{PresenceRow, RecordedRow, convert, origin};
 use crate::store::{MirrorRow, RecordOutcome, Result};
 
 /// First key of the advisory locks of batches; the second is the shard. Any number that nobody else uses.
@@ -173,4 +173,10 @@ pub async fn present_after(lease: &mut PgLease, after: UserId, limit: u32) -> Re
         )
         .await?;
     convert(rows)
+}
+
+pub async fn newest(lease: &mut PgLease) -> Result<Option<(u32, Millis)>> {
+    let newest: Option<(String,)> =
+        lease.row(query_as("SELECT stream_id FROM presence_transitions ORDER BY id DESC LIMIT 1")).await?;
+    Ok(newest.and_then(|(id,)| origin(&id)))
 }

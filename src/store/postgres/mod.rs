@@ -257,6 +257,10 @@ impl Store for Postgres {
         self.with(async |lease| sessions::ended_since(lease, since).await).await
     }
 
+    async fn newest_transition(&self) -> Result<Option<(u32, Millis)>> {
+        self.with(async |lease| history::newest(lease).await).await
+    }
+
     async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());

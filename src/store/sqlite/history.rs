@@ -10,7 +10,7 @@ use super::{SqliteLease, begin, json_ids, text};
 use crate::model::history::Recorded;
 use crate::model::{Millis, Transition, UserId};
 use crate::store::batch::{latest, plan, users_of};
-use crate::store::rows::{PresenceRow, RecordedRow, convert};
+use crate::store::rows::{PresenceRow, RecordedRow, convert, origin};
 use crate::store::{MirrorRow, RecordOutcome, Result};
 
 /// One batch of one shard; rows travel as one JSON array each.
@@ -103,4 +103,10 @@ pub async fn present_after(lease: &mut SqliteLease, after: UserId, limit: u32) -
         )
         .await?;
     convert(rows)
+}
+
+pub async fn newest(lease: &mut SqliteLease) -> Result<Option<(u32, Millis)>> {
+    let newest: Option<(String,)> =
+        lease.row(query_as("SELECT stream_id FROM presence_transitions ORDER BY id DESC LIMIT 1")).await?;
+    Ok(newest.and_then(|(id,)| origin(&id)))
 }

@@ -1,4 +1,6 @@
-//! `lua/block.lua` and `lua/fence.lua`
+//! `lua/block.lua`, `lua/fence.lua` and `lua/raise.lua`
+
+use std::time::Duration;
 
 use presenced::live::{HeartbeatOutcome, Verdict};
 use presenced::model::HeartbeatWord::Online;
@@ -45,11 +47,11 @@ async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
     assert!(bench.live.renew_fence("one").await.unwrap() && !bench.live.renew_fence("two").await.unwrap());
     bench.redis.cli(&["FLUSHALL"]);
     assert!(!bench.live.renew_fence("one").await.unwrap());
-    assert!(!bench.live.raise_fence(0, "5", "one").await.unwrap());
+    assert!(!bench.live.raise_fence(0, "5", "one", Duration::ZERO).await.unwrap());
     assert_eq!(bench.live.fence(0).await.unwrap().cursor, None);
     assert!(bench.live.begin_fence("three").await.unwrap());
     for _ in 0..2 {
-        assert!(bench.live.raise_fence(0, "5", "three").await.unwrap());
+        assert!(bench.live.raise_fence(0, "5", "three", Duration::ZERO).await.unwrap());
     }
     bench.live.end_fence().await.unwrap();
     assert!(!bench.live.fence_is_being_built().await.unwrap());

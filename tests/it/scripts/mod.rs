@@ -4,6 +4,7 @@ mod block;
 mod claim;
 mod heartbeat;
 mod leave;
+mod life;
 mod reads;
 mod reconcile;
 mod set_status;
@@ -41,7 +42,7 @@ impl Bench {
 
     pub async fn raise_fence(&self) {
         assert!(self.live.begin_fence("bench").await.unwrap());
-        assert!(self.live.raise_fence(0, "0", "bench").await.unwrap());
+        assert!(self.live.raise_fence(0, "0", "bench", Duration::ZERO).await.unwrap());
         self.live.end_fence().await.unwrap();
     }
 
