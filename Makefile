@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 export NEXTEST_PROFILE
 
-.PHONY: help run test check fmt deny
+.PHONY: help run test check faults fmt deny
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,10 @@ check: ## Formatting, lints and documentation
 	@cargo fmt --check
 	@cargo clippy --locked --all-targets -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+faults: ## Rounds of faults at random instants on real servers: make faults ROUNDS=500 SEED=1
+	@scripts/install test
+	@ROUNDS='$(ROUNDS)' SEED='$(SEED)' cargo nextest run --locked --profile faults --run-ignored only --no-capture faults_at_random
 
 fmt: ## Format the sources
 	@cargo fmt

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that it links once.
 
 mod api;
+mod faults;
 mod house;
 mod readme;
 mod rooms;

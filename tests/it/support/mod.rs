@@ -9,6 +9,8 @@
 //! | [`http`] | a client for its API |
 //! | [`mint`] | access tokens minted elsewhere |
 //! | [`sql`] | plain SQL beside the service |
+//! | [`dice`] | chance that can be repeated |
+//! | [`proxy`] | a TCP proxy that cuts connections in the middle of a command |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
@@ -17,11 +19,13 @@
 
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
+pub mod dice;
 pub mod http;
 pub mod mint;
 pub mod poll;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod session;
 pub mod sql;

@@ -96,6 +96,11 @@ impl PrivatePostgres {
         url(self.port, "postgres")
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The id of the postmaster.
     pub fn pid(&self) -> u32 {
         self.tether().pid()

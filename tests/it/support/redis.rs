@@ -56,6 +56,11 @@ impl RedisServer {
         self.port
     }
 
+    /// Where its data are.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// The id of the process that serves, or served last.
     pub fn pid(&self) -> u32 {
         self.tether().pid()

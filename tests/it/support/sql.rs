@@ -33,6 +33,15 @@ impl Sql {
         }
     }
 
+    /// [`run`](Self::run) for a database that may be down: `None` where it may not have happened.
+    pub async fn try_run(&self, statement: &str) -> Option<u64> {
+        let statement = AssertSqlSafe(statement.to_owned());
+        match self {
+            Self::Postgres(pool) => Some(sqlx::query(statement).execute(pool).await.ok()?.rows_affected()),
+            Self::Sqlite(pool) => Some(sqlx::query(statement).execute(pool).await.ok()?.rows_affected()),
+        }
+    }
+
     /// Rows of text columns; NULL is empty.
     pub async fn rows(&self, query: &str) -> Vec<Vec<String>> {
         let query = AssertSqlSafe(query.to_owned());

@@ -1,0 +1,200 @@
+//! The fault harness: real instances, real servers, a crowd, and faults at random instants; then everything that anybody was
+//! told is held against what SQL and Redis say.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`world`] | the servers of a run |
+//! | [`crowd`] | the users, and what they do |
+//! | [`fault`] | what goes wrong |
+//! | [`ledger`] | what each user was told |
+//! | [`check`] | what must be true afterwards |
+//!
+//! A few rounds run with the other tests. `make faults ROUNDS=500` goes on for as long as that takes, from a seed that it
+//! prints; `make faults SEED=…` repeats a round's choices (not its timing: the machine has its own).
+
+mod check;
+mod crowd;
+mod fault;
+mod ledger;
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use self::check::{Checked, Terms, check};
+use self::crowd::{SESSIONS, Stage, now};
+use self::fault::{Copy, Kind, inject, last};
+use self::ledger::{Fault, Ledger, Span};
+use self::world::{TTL, USERS, World};
+use crate::support::dice::Dice;
+use crate::support::mint::access_token;
+
+/// A round's faults, drawn from its seed where they are not given.
+async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>) -> Result<String, String> {
+    let mut dice = Dice::new(seed);
+    let before = world.last_row().await;
+    let stage = begin(world, number).await;
+    let crowd: Vec<_> = (2..=USERS)
+        .map(|user| tokio::spawn(crowd::live(stage.clone(), user, dice.split(user.unsigned_abs()))))
+        .collect();
+
+    last(700).await;
+    let at = now();
+    let copy = Copy { at, path: world.copy_redis() };
+    let drawn: Vec<Kind> = match kinds {
+        Some(kinds) => kinds.to_vec(),
+        None => (0..dice.between(1, 4))
+            .map(|_| Kind::ALL[usize::try_from(dice.roll(Kind::ALL.len() as u64)).unwrap()])
+            .collect(),
+    };
+    let mut faults = Vec::new();
+    for kind in &drawn {
+        last(dice.between(0, 900)).await;
+        faults.push(inject(world, *kind, &copy, &mut dice).await);
+    }
+    std::fs::remove_dir_all(&copy.path).ok();
+    world.is_whole().await;
+    last(dice.between(300, 1_200)).await;
+    stage.over.store(true, Ordering::Relaxed);
+    for one in crowd {
+        one.await.map_err(|error| error.to_string())?;
+    }
+
+    let mut wrong: Vec<String> = world.settle().await.err().into_iter().collect();
+    let rows = world.rows_after(before).await;
+    let mut ledger = std::mem::take(&mut *stage.ledger.lock().unwrap());
+    widen(&mut ledger, &faults);
+    let terms = Terms { ttl_ms: i64::try_from(TTL.as_millis()).unwrap(), faults: faults.clone() };
+    let mut checked = Checked::default();
+    for (user, told) in &mut ledger {
+        let mut order: Vec<_> = told.beats.drain(..).zip(told.sent.drain(..)).collect();
+        order.sort_unstable_by_key(|(beat, _)| beat.at);
+        (told.beats, told.sent) = order.into_iter().unzip();
+        let rows = rows.get(user).map_or(&[][..], Vec::as_slice);
+        wrong.extend(
+            check(told, rows, &terms, &mut checked)
+                .into_iter()
+                .map(|line| format!("user {user}: {line}\n    {told:?}\n    {rows:?}")),
+        );
+    }
+    let course: Vec<String> = faults.iter().map(|fault| fault.after(at)).collect();
+    let report = format!(
+        "round {number} seed {seed}, {}: {} heartbeats, {} due to the ms, {} punctual, the slowest {} ms",
+        course.join(", "),
+        checked.kept,
+        checked.exact,
+        checked.punctual,
+        checked.slowest_ms
+    );
+    if wrong.is_empty() {
+        Ok(report)
+    } else {
+        let shown = wrong.iter().take(12).cloned().collect::<Vec<_>>().join("\n");
+        Err(format!("{report}\n{} wrong, instants from {at}:\n{shown}", wrong.len()))
+    }
+}
+
+/// Everybody has new sessions, which SQL knows, and nobody is blocked.
+async fn begin(world: &World, number: u64) -> Stage {
+    world.sql.run("UPDATE users SET status = 'active' WHERE status <> 'active'").await;
+    world
+        .sql
+        .run(&format!(
+            "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at) SELECT 'r{number}u' || u || 's' || s, u, \
+             now(), now() FROM generate_series(2, {USERS}) u, generate_series(0, {}) s",
+            SESSIONS - 1
+        ))
+        .await;
+    Stage {
+        addresses: world.addresses.clone(),
+        sql: world.sql.clone(),
+        ledger: Arc::default(),
+        over: Arc::new(AtomicBool::new(false)),
+        admin: access_token(1, "").into(),
+        round: number,
+    }
+}
+
+/// A request that met a fault may have counted as late as a moment after that fault had healed: it waited in a socket.
+fn widen(ledger: &mut Ledger, faults: &[Fault]) {
+    const MOMENT_MS: i64 = 1_000;
+    let healed = |span: Span| {
+        let met = faults.iter().filter(|fault| fault.span.meets(span)).map(|fault| fault.span.to);
+        met.max().map_or(span.to, |healed| span.to.max(healed + MOMENT_MS))
+    };
+    for told in ledger.values_mut() {
+        let ends = told.ends.iter_mut().filter(|end| !end.acknowledged).map(|end| &mut end.asked);
+        for span in told.doubts.iter_mut().chain(&mut told.edits).chain(ends) {
+            span.to = healed(*span);
+        }
+        for span in &mut told.perhaps_blocked {
+            span.to = healed(*span) + MOMENT_MS;
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}: a whole number is asked for")))
+}
+
+/// Rounds with these faults each, on one world.
+async fn rounds(seed: u64, plan: &[&[Kind]]) {
+    let mut world = World::start().await;
+    for (index, kinds) in plan.iter().enumerate() {
+        let number = index as u64;
+        match round(&mut world, number, seed + number, Some(kinds)).await {
+            Ok(report) => println!("{report}"),
+            Err(report) => panic!("{report}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_late_or_risen_when_instances_and_connections_fail() {
+    use Kind::{
+        CutBackends, CutClients, CutPostgresMidCommand, CutRedisMidCommand, CutSubscribers, FlushScripts,
+        KillInstance, KillPostgres, MuteEvents, PauseInstance, PausePostgres, StopInstance,
+    };
+    rounds(
+        1,
+        &[
+            &[KillInstance, FlushScripts, CutRedisMidCommand, CutSubscribers],
+            &[StopInstance, MuteEvents, CutBackends, CutPostgresMidCommand, CutClients],
+            &[PauseInstance, KillPostgres, PausePostgres],
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_late_or_risen_when_redis_fails() {
+    use Kind::{EmptyRedis, FlushRedis, HangRedis, KillRedis, OlderRedis, PauseRedis};
+    rounds(2, &[&[KillRedis, PauseRedis], &[EmptyRedis], &[HangRedis], &[OlderRedis], &[FlushRedis]]).await;
+}
+
+/// `make faults`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "as long as you like: make faults ROUNDS=500"]
+async fn faults_at_random_instants() {
+    let seed = number("SEED").unwrap_or_else(|| u64::try_from(now()).unwrap());
+    let count = number("ROUNDS").unwrap_or(10);
+    println!("SEED={seed} ROUNDS={count}");
+    let mut world = World::start().await;
+    let mut failed = Vec::new();
+    for index in 0..count {
+        match round(&mut world, index, seed + index, None).await {
+            Ok(report) => println!("{report}"),
+            Err(report) => {
+                println!("FAILED {report}");
+                failed.push(seed + index);
+                // The next round begins on a clean slate.
+                world = World::start().await;
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {count} rounds failed; seeds: {failed:?}", failed.len());
+    println!("{count} rounds passed");
+}

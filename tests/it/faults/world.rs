@@ -1,0 +1,176 @@
+//! The servers of a run: several instances of the service, one Redis and one PostgreSQL, with a proxy before each.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::ledger::Row;
+use crate::support::http::Api;
+use crate::support::mint::secret_variable;
+use crate::support::poll::eventually;
+use crate::support::postgres::PrivatePostgres;
+use crate::support::process::{Presenced, PresencedOptions};
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+use crate::support::sql::Sql;
+
+/// How many instances run.
+pub const INSTANCES: usize = 3;
+/// How many accounts there are; the first is the administrator, who is not part of the crowd.
+pub const USERS: i64 = 300;
+/// The TTL: short, so that lives end often.
+pub const TTL: Duration = Duration::from_millis(1_500);
+
+/// Where the instances are at the moment; shared with the crowd.
+pub type Addresses = Arc<RwLock<Vec<Api>>>;
+
+pub struct World {
+    // Fields drop in order: the instances go before what they stand on.
+    pub instances: Vec<Presenced>,
+    pub addresses: Addresses,
+    pub redis: RedisServer,
+    pub redis_proxy: Proxy,
+    pub sql: Sql,
+    pub sql_proxy: Proxy,
+    pub postgres: PrivatePostgres,
+    options: PresencedOptions,
+    copies: TempDir,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        // Nothing that was acknowledged is lost by a kill: what a round loses it loses on purpose.
+        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+        let postgres = PrivatePostgres::start().await;
+        let database = postgres.database().await;
+        let redis_proxy = Proxy::before(redis.port()).await;
+        let sql_proxy = Proxy::before(postgres.port()).await;
+        let store =
+            presenced::store::open(&database.url, &presenced::store::Options::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let sql = Sql::open(&database.url).await;
+        sql.seed(1, USERS).await;
+        let behind = |port: u16, url: &str, proxy: &Proxy| {
+            url.replace(&format!(":{port}"), &format!(":{}", proxy.port()))
+        };
+        let options = PresencedOptions {
+            database_url: Some(behind(postgres.port(), &database.url, &sql_proxy)),
+            redis_url: Some(behind(redis.port(), &redis.url(), &redis_proxy)),
+            ttl: Some(TTL),
+            env: vec![secret_variable()],
+            ..PresencedOptions::default()
+        };
+        let mut instances = Vec::new();
+        for _ in 0..INSTANCES {
+            instances.push(Presenced::start(options.clone()).await);
+        }
+        let addresses = instances.iter().map(|instance| Api::new(instance.base_url())).collect();
+        Self {
+            instances,
+            addresses: Arc::new(RwLock::new(addresses)),
+            redis,
+            redis_proxy,
+            sql,
+            sql_proxy,
+            postgres,
+            options,
+            copies: crate::support::tether::folder("copies"),
+        }
+    }
+
+    /// Starts an instance in the place of one that has ended.
+    pub async fn start_again(&mut self, index: usize) {
+        let instance = Presenced::start(self.options.clone()).await;
+        self.addresses.write().unwrap()[index] = Api::new(instance.base_url());
+        self.instances[index] = instance;
+    }
+
+    /// Copies what Redis has on its disk at this moment, as a backup would.
+    pub fn copy_redis(&self) -> PathBuf {
+        let copy = self.copies.path().join(format!("{}", chrono::Utc::now().timestamp_micros()));
+        copy_folder(&self.redis.folder().join("appendonlydir"), &copy.join("appendonlydir"));
+        copy
+    }
+
+    /// Starts Redis, which has ended, on such a copy.
+    pub async fn restore_redis(&mut self, copy: &Path) {
+        let folder = self.redis.folder().join("appendonlydir");
+        std::fs::remove_dir_all(&folder).unwrap();
+        copy_folder(&copy.join("appendonlydir"), &folder);
+        self.redis.restart().await;
+    }
+
+    /// Waits until every instance answers and finds both servers.
+    pub async fn is_whole(&self) {
+        for index in 0..INSTANCES {
+            eventually(Duration::from_secs(20), async || {
+                let api = self.addresses.read().unwrap()[index].clone();
+                let (status, body, _) = api.get("/readyz", None).await;
+                if status == 200 { Ok(()) } else { Err(body) }
+            })
+            .await;
+        }
+    }
+
+    /// Waits until nobody is present any more, in Redis and in SQL, and nothing is on its way.
+    pub async fn settle(&self) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(25);
+        loop {
+            let redis = |arguments: &[&str]| self.redis.cli(arguments);
+            let present =
+                self.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
+            let stream = "presence:{0}:transitions";
+            let left =
+                [redis(&["ZCARD", "presence:{0}:live"]), redis(&["XLEN", stream]), present.to_string()];
+            if left.iter().all(|left| left == "0") {
+                let pending = redis(&["XPENDING", stream, "persist"]);
+                // A group that is gone with the data has nothing pending either.
+                if pending.starts_with('0') || pending.contains("NOGROUP") {
+                    return Ok(());
+                }
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("it does not settle: live, stream, present in SQL: {left:?}"));
+            }
+            super::fault::last(20).await;
+        }
+    }
+
+    /// The newest row of the history.
+    pub async fn last_row(&self) -> i64 {
+        self.sql.number("SELECT coalesce(max(id), 0)::text FROM presence_transitions").await
+    }
+
+    /// The rows of the history after that one, by user.
+    pub async fn rows_after(&self, id: i64) -> std::collections::HashMap<i64, Vec<Row>> {
+        let (at, recorded_at) = (self.sql.ms("at"), self.sql.ms("recorded_at"));
+        let query = format!(
+            "SELECT user_id::text, from_status, to_status, reason, {at}, {recorded_at}, \
+             split_part(split_part(stream_id, '/', 2), '-', 1) FROM presence_transitions WHERE id > {id} \
+             ORDER BY user_id, id"
+        );
+        let mut rows: std::collections::HashMap<i64, Vec<Row>> = std::collections::HashMap::new();
+        for row in self.sql.rows(&query).await {
+            let number = |index: usize| row[index].parse::<i64>().unwrap();
+            rows.entry(number(0)).or_default().push(Row {
+                from: row[1].clone(),
+                to: row[2].clone(),
+                reason: row[3].clone(),
+                at: number(4),
+                recorded_at: number(5),
+                appended: number(6),
+            });
+        }
+        rows
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
