@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 export NEXTEST_PROFILE
 
-.PHONY: help run test check faults fmt deny
+.PHONY: help run test check faults storm fmt deny
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,12 @@ check: ## Formatting, lints and documentation
 faults: ## Rounds of faults at random instants on real servers: make faults ROUNDS=500 SEED=1
 	@scripts/install test
 	@ROUNDS='$(ROUNDS)' SEED='$(SEED)' cargo nextest run --locked --profile faults --run-ignored only --no-capture faults_at_random
+
+storm: ## Half a million deadlines within a second, on the release build: make storm USERS=500000
+	@scripts/install test
+	@cargo build --release --locked --bin presenced
+	@PRESENCE_TEST_PROGRAM="$${CARGO_TARGET_DIR:-$$PWD/target}/release/presenced" USERS='$(USERS)' \
+	  cargo nextest run --locked --profile faults --run-ignored only --no-capture a_storm_of_half_a_million
 
 fmt: ## Format the sources
 	@cargo fmt

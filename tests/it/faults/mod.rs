@@ -60,10 +60,11 @@ async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>
         one.await.map_err(|error| error.to_string())?;
     }
 
-    let mut wrong: Vec<String> = world.settle().await.err().into_iter().collect();
-    let rows = world.rows_after(before).await;
     let mut ledger = std::mem::take(&mut *stage.ledger.lock().unwrap());
     widen(&mut ledger, &faults);
+    let mut wrong = statuses_agree(world, &ledger, &faults).await;
+    wrong.extend(world.settle().await.err());
+    let rows = world.rows_after(before).await;
     let terms = Terms { ttl_ms: i64::try_from(TTL.as_millis()).unwrap(), faults: faults.clone() };
     let mut checked = Checked::default();
     for (user, told) in &mut ledger {
@@ -113,6 +114,31 @@ async fn begin(world: &World, number: u64) -> Stage {
         admin: access_token(1, "").into(),
         round: number,
     }
+}
+
+/// What the service says at this moment of those of whom there is no doubt.
+async fn statuses_agree(world: &World, ledger: &Ledger, faults: &[Fault]) -> Vec<String> {
+    let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
+    let asked = now();
+    // Deadlines from before a loss are not what they were.
+    let lost_until = faults.iter().filter(|fault| fault.forgot_since.is_some()).map(|fault| fault.span.to);
+    let lost_until = lost_until.max().unwrap_or(0);
+    let statuses = world.statuses().await;
+    let answered = now();
+    let mut wrong = Vec::new();
+    for (user, told) in ledger {
+        let Some(latest) = told.beats.iter().map(|beat| beat.at).max() else { continue };
+        if !told.is_plain(Span { from: latest, to: answered }) || latest <= lost_until {
+            continue;
+        }
+        let says = &statuses[user];
+        let present = says != "offline";
+        let deadline = latest + ttl_ms;
+        if (answered <= deadline && !present) || (asked > deadline && present) {
+            wrong.push(format!("user {user} is {says} at {asked}, last heard at {latest}"));
+        }
+    }
+    wrong
 }
 
 /// A request that met a fault may have counted as late as a moment after that fault had healed: it waited in a socket.

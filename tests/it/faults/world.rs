@@ -1,5 +1,6 @@
 //! The servers of a run: several instances of the service, one Redis and one PostgreSQL, with a proxy before each.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use super::ledger::Row;
 use crate::support::http::Api;
-use crate::support::mint::secret_variable;
+use crate::support::mint::{access_token, secret_variable};
 use crate::support::poll::eventually;
 use crate::support::postgres::PrivatePostgres;
 use crate::support::process::{Presenced, PresencedOptions};
@@ -138,20 +139,33 @@ impl World {
         }
     }
 
+    /// What the service says of everybody, as a dashboard asks.
+    pub async fn statuses(&self) -> HashMap<i64, String> {
+        let api = self.addresses.read().unwrap()[0].clone();
+        let (status, body, _) = api.get("admin/users/?per_page=1000", Some(&access_token(1, ""))).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(body["degraded"].is_null(), "nothing is wrong any more");
+        let users = body["results"].as_array().unwrap();
+        users
+            .iter()
+            .map(|user| (user["id"].as_i64().unwrap(), user["online_status"].as_str().unwrap().to_owned()))
+            .collect()
+    }
+
     /// The newest row of the history.
     pub async fn last_row(&self) -> i64 {
         self.sql.number("SELECT coalesce(max(id), 0)::text FROM presence_transitions").await
     }
 
     /// The rows of the history after that one, by user.
-    pub async fn rows_after(&self, id: i64) -> std::collections::HashMap<i64, Vec<Row>> {
+    pub async fn rows_after(&self, id: i64) -> HashMap<i64, Vec<Row>> {
         let (at, recorded_at) = (self.sql.ms("at"), self.sql.ms("recorded_at"));
         let query = format!(
             "SELECT user_id::text, from_status, to_status, reason, {at}, {recorded_at}, \
              split_part(split_part(stream_id, '/', 2), '-', 1) FROM presence_transitions WHERE id > {id} \
              ORDER BY user_id, id"
         );
-        let mut rows: std::collections::HashMap<i64, Vec<Row>> = std::collections::HashMap::new();
+        let mut rows: HashMap<i64, Vec<Row>> = HashMap::new();
         for row in self.sql.rows(&query).await {
             let number = |index: usize| row[index].parse::<i64>().unwrap();
             rows.entry(number(0)).or_default().push(Row {

@@ -9,6 +9,7 @@ mod lost;
 mod punctual;
 mod start;
 mod statements;
+mod storm;
 mod strangers;
 
 use std::time::Duration;

@@ -26,7 +26,7 @@ pub struct PresencedOptions {
     /// Further variables. They come last and win.
     pub env: Vec<(String, String)>,
     pub arguments: Vec<String>,
-    /// Another program than the binary of this build.
+    /// Another program than the binary of this build (or than the variable `PRESENCE_TEST_PROGRAM` says).
     pub program: Option<PathBuf>,
 }
 
@@ -53,7 +53,10 @@ impl Presenced {
     pub async fn try_start(options: PresencedOptions) -> Result<Self, (i32, String)> {
         let folder = tether::folder("service");
         let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
-        let program = options.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_presenced").into());
+        let program = options.program.clone().unwrap_or_else(|| {
+            let chosen = std::env::var_os("PRESENCE_TEST_PROGRAM").filter(|path| !path.is_empty());
+            chosen.map_or_else(|| env!("CARGO_BIN_EXE_presenced").into(), PathBuf::from)
+        });
         let program = program.into_os_string().into_string().expect("a plain path");
         let command: Vec<String> = std::iter::once(program).chain(options.arguments.clone()).collect();
         let env = options.environment(&data);
