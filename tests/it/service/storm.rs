@@ -96,27 +96,27 @@ async fn storm(users: i64) {
     scene.sql.run("ANALYZE users").await;
     // The filling takes some seconds; the deadlines lie behind it.
     let lead_ms = 3_000 + users / 40;
-    let begin = chrono::Utc::now().timestamp_millis() + lead_ms;
+    let deadline = chrono::Utc::now().timestamp_millis() + lead_ms;
     let ttl_ms = TTL.as_millis().to_string();
     for chunk in (first..=until).step_by(10_000) {
         let end = (chunk + 9_999).min(until);
-        let arguments = [chunk.to_string(), end.to_string(), begin.to_string(), ttl_ms.clone()];
+        let arguments = [chunk.to_string(), end.to_string(), deadline.to_string(), ttl_ms.clone()];
         let mut call = vec!["EVAL", FILL, "1", "presence:{0}:live"];
         call.extend(arguments.iter().map(String::as_str));
         assert_eq!(scene.redis.cli(&call), "filled");
     }
     let before_mb = memory_mb(scene.service.pid(), "VmRSS");
-    assert!(chrono::Utc::now().timestamp_millis() < begin, "filled in time");
+    assert!(chrono::Utc::now().timestamp_millis() < deadline, "filled in time");
 
     let others = Others::begin(scene.api.clone());
 
-    let wait = u64::try_from(begin - chrono::Utc::now().timestamp_millis()).unwrap_or(0);
-    let begun = Instant::now() + Duration::from_millis(wait);
+    let ahead = u64::try_from(deadline - chrono::Utc::now().timestamp_millis()).unwrap_or(0);
+    let begun = Instant::now() + Duration::from_millis(ahead);
     // All deadlines have passed one second later; then the stream runs dry.
     let mut looks = tokio::time::interval(Duration::from_millis(50));
-    eventually(Duration::from_millis(wait) + Duration::from_mins(5), async || {
+    eventually(Duration::from_millis(ahead) + Duration::from_mins(5), async || {
         looks.tick().await; // each is a process of its own
-        let left = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "-inf", &(begin + 1_000).to_string()]);
+        let left = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "-inf", &(deadline + 1_000).to_string()]);
         let stream = scene.redis.cli(&["XLEN", "presence:{0}:transitions"]);
         if begun.elapsed() > Duration::from_secs(1) && left == "0" && stream == "0" {
             Ok(())
@@ -129,14 +129,14 @@ async fn storm(users: i64) {
     let meanwhile = others.end(begun, begun + took).await;
     let recorded = format!(
         "SELECT count(*)::text FROM presence_transitions WHERE user_id >= {first} AND reason = 'expired' AND \
-         at = to_timestamp(({begin} + user_id % 1000) / 1000.0)"
+         at = to_timestamp(({deadline} + user_id % 1000) / 1000.0)"
     );
     assert_eq!(scene.sql.number(&recorded).await, users, "each exactly once, at its deadline");
     let rows = format!("SELECT count(*)::text FROM presence_transitions WHERE user_id >= {first}");
     assert_eq!(scene.sql.number(&rows).await, users);
-    let still =
+    let stuck =
         format!("SELECT count(*)::text FROM users WHERE id >= {first} AND online_status <> 'offline'");
-    assert_eq!(scene.sql.number(&still).await, 0);
+    assert_eq!(scene.sql.number(&stuck).await, 0);
     let histories: Vec<_> =
         scene.histories().await.into_iter().filter(|row| row[0].parse::<i64>().unwrap() < first).collect();
     assert_alternates(&histories);
