@@ -6,11 +6,12 @@ use super::ledger::{Fault, Row, Span, Told};
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub ttl_ms: i64,
+    /// Within which an expiry is recorded while nothing is wrong.
+    pub punctual_ms: i64,
     pub faults: Vec<Fault>,
 }
 
-/// How soon an expiry is recorded while nothing is wrong, and after the last fault has healed.
-const PUNCTUAL_MS: i64 = 1_000;
+/// How soon an expiry is recorded after the last fault has healed.
 const HEALED_MS: i64 = 5_000;
 /// How soon a block or an end counts everywhere while nothing is wrong.
 const AT_ONCE_MS: i64 = 1_000;
@@ -155,11 +156,11 @@ fn heartbeats_count(told: &Told, rows: &[Row], terms: &Terms, checked: &mut Chec
 fn records_are_punctual(rows: &[Row], terms: &Terms, checked: &mut Checked) -> Vec<String> {
     let mut wrong = Vec::new();
     for row in rows.iter().filter(|row| row.to == "offline" && row.reason == "expired") {
-        match terms.healed(Span { from: row.at, to: row.at + PUNCTUAL_MS }) {
+        match terms.healed(Span { from: row.at, to: row.at + terms.punctual_ms }) {
             None => {
                 checked.punctual += 1;
                 checked.slowest_ms = checked.slowest_ms.max(row.recorded_at - row.at);
-                if row.recorded_at - row.at > PUNCTUAL_MS {
+                if row.recorded_at - row.at > terms.punctual_ms {
                     wrong.push(format!("recorded late, {} ms: {row:?}", row.recorded_at - row.at));
                 }
             }
@@ -219,7 +220,7 @@ mod tests {
     const TTL: i64 = 1_500;
 
     fn terms(faults: Vec<Fault>) -> Terms {
-        Terms { ttl_ms: TTL, faults }
+        Terms { ttl_ms: TTL, punctual_ms: 1_000, faults }
     }
 
     fn told(beats: &[i64]) -> Told {

@@ -17,6 +17,8 @@ use crate::support::sql::Sql;
 
 /// How long anybody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// For how long a request may still count after its client was told that it failed.
+const LAG_MS: i64 = 1_000;
 /// Sessions that a user can begin in a round.
 pub const SESSIONS: usize = 4;
 
@@ -111,7 +113,10 @@ impl Person {
         }
         let from = now();
         let answer = try_send(request).await.ok();
-        (Span { from, to: now() + 1 }, answer)
+        let is_clear = answer.as_ref().is_some_and(|(status, ..)| !status.is_server_error());
+        // What was given up may still have been on its way.
+        let to = now() + if is_clear { 1 } else { LAG_MS };
+        (Span { from, to }, answer)
     }
 
     async fn beat(&mut self, session: usize, word: &str, dice: &mut Dice) {

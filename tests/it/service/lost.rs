@@ -15,6 +15,8 @@ enum Loss {
     Restart,
     /// Without any connection breaking.
     Flush,
+    /// A restart with a copy whose deadlines have all passed.
+    OlderCopy,
 }
 
 async fn beat(scene: &Scene, users: impl Iterator<Item = i64>) -> usize {
@@ -34,6 +36,9 @@ async fn lose(database: Database, loss: Loss, someone_stays: bool) {
         if online == USERS { Ok(()) } else { Err(online) }
     })
     .await;
+    if matches!(loss, Loss::OlderCopy) {
+        assert_eq!(scene.redis.cli(&["SAVE"]), "OK");
+    }
     // Past the first TTL, when the reconciler looks for its own sake: from here on the loss itself must be noticed.
     let settled = tokio::time::Instant::now() + TTL + Duration::from_secs(1);
     while tokio::time::Instant::now() < settled {
@@ -42,6 +47,7 @@ async fn lose(database: Database, loss: Loss, someone_stays: bool) {
     match loss {
         Loss::Restart => scene.redis.restart_empty().await,
         Loss::Flush => drop(scene.redis.cli(&["FLUSHALL"])),
+        Loss::OlderCopy => scene.redis.restart().await,
     }
     let lost_at = chrono::Utc::now().timestamp_millis();
     // Even ones go on as if nothing had happened; odd ones have gone with the old Redis.
@@ -90,4 +96,33 @@ async fn a_redis_that_forgets_without_a_word_flaps_nobody() {
 async fn a_redis_that_forgets_everyone_is_noticed_though_nobody_speaks() {
     // On PostgreSQL nothing else looks: no change of an account wakes anyone.
     lose(Database::Postgres, Loss::Flush, false).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_with_an_older_copy_flaps_nobody() {
+    lose(Database::Postgres, Loss::OlderCopy, true).await;
+}
+
+#[tokio::test]
+async fn an_older_copy_is_known_for_one_by_an_instance_that_was_not_there() {
+    let mut scene = Scene::start(Database::Postgres, USERS, TTL, &[]).await;
+    assert_eq!(beat(&scene, 1..=1).await, 1);
+    assert_eq!(scene.redis.cli(&["SAVE"]), "OK");
+    assert_eq!(beat(&scene, 2..=USERS).await, 59);
+    eventually(Duration::from_secs(5), async || {
+        let query = "SELECT CAST(count(*) AS text) FROM users WHERE online_status = 'online'";
+        let online = scene.sql.number(query).await;
+        if online == USERS { Ok(()) } else { Err(online) }
+    })
+    .await;
+    // The machine went down with all that was on it, and came back.
+    scene.service.kill9().await;
+    scene.redis.restart().await;
+    let service = scene.start_another(TTL).await;
+    eventually(Duration::from_secs(5), async || {
+        let log = service.stderr();
+        if log.contains("Redis has lost data") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert!(scene.redis.cli(&["PTTL", "presence:{0}:hold"]).parse::<i64>().unwrap() > 0);
 }

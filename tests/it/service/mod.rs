@@ -4,7 +4,6 @@ mod commands;
 mod crowd;
 mod embedded;
 mod fence;
-mod kills;
 mod lost;
 mod punctual;
 mod start;
@@ -79,6 +78,18 @@ impl Scene {
         .await;
         let api = Api::new(service.base_url());
         Self { service, redis, sql, api, url, _database: test_database, _folder: folder }
+    }
+
+    /// One more instance on the same Redis and SQL.
+    pub async fn start_another(&self, ttl: Duration) -> Presenced {
+        Presenced::start(PresencedOptions {
+            database_url: Some(self.url.clone()),
+            redis_url: Some(self.redis.url()),
+            ttl: Some(ttl),
+            env: vec![secret_variable()],
+            ..PresencedOptions::default()
+        })
+        .await
     }
 
     pub fn database_url(&self) -> String {

@@ -26,7 +26,16 @@ on_both!(
     persisters_of_many_shards_and_account_changes_do_not_wait_in_a_circle,
     a_large_batch_is_one_step,
     a_blocked_user_is_recorded_like_any_other,
+    the_newest_transition_tells_its_shard_and_instant,
 );
+
+async fn the_newest_transition_tells_its_shard_and_instant(db: Db) {
+    assert_eq!(db.store.newest_transition().await.unwrap(), None);
+    let ada = db.user("ada").await;
+    db.store.record(3, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.store.record(61, &[transition(2_000, ada, Offline)]).await.unwrap();
+    assert_eq!(db.store.newest_transition().await.unwrap(), Some((61, Millis(2_000))));
+}
 
 async fn a_batch_becomes_history_and_mirror(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
