@@ -4,11 +4,12 @@
 --       then for each heartbeat: presence key (hash), ended mark of its session (string)
 -- ARGV  1 ttl_ms
 --       then for each heartbeat: user id, sid ('' for tokens without one), word (online | away | touch | login)
--- Reply now_ms, heard in ms (a recent instant at which heartbeats were taken under a standing fence; 0 for never), then
---       for each heartbeat: 1 the user is online, 2 away, -1 the account is blocked, -2 the session has ended, -3 the
---       fence does not stand (Redis was restarted or lost its data): see to it, then ask again
+-- Reply now_ms, heard in ms where this call has renewed it (an instant at which heartbeats were taken under a standing
+--       fence; else 0), then for each heartbeat: 1 the user is online, 2 away, -1 the account is blocked, -2 the session
+--       has ended, -3 the fence does not stand (Redis was restarted or lost its data): see to it, then ask again
 -- Appends offline (expired, at the deadline) and online where the deadline had passed unclaimed (online alone while
---       claims are on hold); online or away where the user is newly present; a change of status. Run again it finds all of it done.
+--       claims are on hold); online or away where the user is newly present; a change of status. Run again it finds all
+--       of it done.
 -- Cost  3 commands for a steady heartbeat; the fence is looked at only where someone would become newly present, the
 --       ended mark only where a session is new to the key. A batch reads `heard` and renews it now and then.
 local live, transitions, blocked, fence, hold, heard = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -89,12 +90,12 @@ local function beat(key, ended, user, sid, word)
   return CODES[status]
 end
 
-local heard_at = tonumber(redis.call('GET', heard) or 0)
-if math.abs(now - heard_at) >= HEARD_MS and is_fenced() then
+local renewed = 0
+if math.abs(now - tonumber(redis.call('GET', heard) or 0)) >= HEARD_MS and is_fenced() then
   redis.call('SET', heard, now)
-  heard_at = now
+  renewed = now
 end
-local replies = { now, heard_at }
+local replies = { now, renewed }
 for i = 0, (#ARGV - 1) / 3 - 1 do
   local key, ended = KEYS[7 + i * 2], KEYS[8 + i * 2]
   local user, sid, word = ARGV[2 + i * 3], ARGV[3 + i * 3], ARGV[4 + i * 3]

@@ -58,7 +58,10 @@ impl LiveSet {
                 .ok_or_else(|| unexpected("due", "no number"))
         };
         let (now, fenced, held, next) = (number(0)?, number(1)? == 1, number(2)?, number(4)?);
-        self.has_heard(shard, Millis(number(3)?));
+        if fenced {
+            // What came with the data of a former life is to be judged, and proves nothing.
+            self.has_heard(shard, Millis(number(3)?));
+        }
         let mut due = Due {
             fenced,
             held: Duration::from_millis(held.unsigned_abs()),
