@@ -2,14 +2,14 @@
 --
 -- KEYS  1 epoch (string: life, ms)
 -- ARGV  none
--- Reply now_ms, the epoch's first ms
+-- Reply now_ms, the epoch's first ms, 1 where this call began it (else 0)
 -- Appends nothing. Run again it finds the epoch begun.
 -- Cost  O(1)
 local epoch = KEYS[1]
 local now, whose = now_ms(), life()
 local who, since = string.match(redis.call('GET', epoch) or '', '^(%S+) (%d+)$')
 if who == whose then
-  return { now, tonumber(since) }
+  return { now, tonumber(since), 0 }
 end
 redis.call('SET', epoch, string.format('%s %d', whose, now))
-return { now, now }
+return { now, now, 1 }

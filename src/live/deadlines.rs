@@ -32,6 +32,8 @@ pub struct Due {
 pub struct Epoch {
     /// For how long it has been heard.
     pub age: Duration,
+    /// Whether it begins with this look.
+    pub is_new: bool,
 }
 
 /// A place in the walk over who is present.
@@ -109,8 +111,8 @@ impl LiveSet {
     pub async fn epoch(&self, shard: u32) -> Result<Epoch> {
         let reply: Vec<i64> =
             named::epoch.run(&self.back, || (vec![Keys::of(shard).epoch()], vec![])).await?;
-        let [now, since] = reply[..] else { return Err(unexpected("epoch", "too little")) };
-        Ok(Epoch { age: Duration::from_millis((now - since).unsigned_abs()) })
+        let [now, since, begun] = reply[..] else { return Err(unexpected("epoch", "too little")) };
+        Ok(Epoch { age: Duration::from_millis((now - since).unsigned_abs()), is_new: begun == 1 })
     }
 
     /// Declares offline those of `users` (of one shard, with SQL's `last_seen`) whom the live set does not know
@@ -128,6 +130,20 @@ impl LiveSet {
             })
             .await?;
         Ok(u64::try_from(declared).ok())
+    }
+
+    /// Says again of those of `users` (of one shard) who are present what their status is (`lua/affirm.lua`); returns
+    /// how many.
+    pub async fn affirm(&self, shard: u32, users: &[UserId]) -> Result<u64> {
+        let keys = Keys::of(shard);
+        let affirmed: u64 = named::affirm
+            .run(&self.back, || {
+                let mut names = vec![keys.live(), keys.transitions()];
+                names.extend(users.iter().map(|user| keys.user(*user)));
+                (names, users.iter().map(|user| Value::from(*user)).collect())
+            })
+            .await?;
+        Ok(affirmed)
     }
 
     /// A page of who is present by deadline, with the last heartbeat that follows from it (`lua/seen.lua`), and where

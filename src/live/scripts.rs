@@ -32,6 +32,7 @@ macro_rules! script {
 pub(super) mod named {
     use super::{FredScript, LazyLock, Script};
     script!(ack:);
+    script!(affirm: "clock" "transitions" "sessions");
     script!(block: "clock" "transitions" "sessions");
     script!(claim: "clock" "life" "transitions");
     script!(due: "clock" "life");

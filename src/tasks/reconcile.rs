@@ -67,10 +67,19 @@ pub(super) async fn run(context: &Context) {
 
 /// Returns when to look again.
 async fn settle(context: &Context) -> Result<Duration, PresenceError> {
+    let mut doubtful = Vec::new();
     for shard in context.live.shards() {
-        context.live.epoch(shard).await?; // from now on this server is being heard
+        // From now on this server is being heard.
+        let is_new = context.live.epoch(shard).await?.is_new;
+        doubtful.push(is_new);
     }
     context.presence.restore_fence().await?;
+    for (shard, is_new) in context.live.shards().zip(doubtful) {
+        // Done by whoever began the epoch, and by everyone where data are known to be lost.
+        if is_new || !context.live.due(shard, 1).await?.held.is_zero() {
+            affirm(context, shard).await?;
+        }
+    }
     context.live.forget_the_gone().await?;
     let reconciled = reconcile_once(context).await?;
     if let Some(wait) = reconciled.too_early {
@@ -80,6 +89,26 @@ async fn settle(context: &Context) -> Result<Duration, PresenceError> {
         tracing::warn!(count = reconciled.declared, "users whom Redis no longer knew were declared offline");
     }
     Ok(ROUND)
+}
+
+/// One pass over those who are present: a server that came back with older data may call someone online who has left
+/// since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again.
+async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
+    let mut place = None;
+    loop {
+        let (present, next) = context.live.seen(shard, place, CHUNK).await?;
+        let ids: Vec<UserId> = present.into_iter().map(|(user, _)| user).collect();
+        let accounts = context.store.accounts(&ids).await?;
+        let offline = accounts.iter().filter(|account| !account.mirror.is_online()).map(|account| account.id);
+        let unknown_to_sql: Vec<UserId> = offline.collect();
+        if !unknown_to_sql.is_empty() {
+            context.live.affirm(shard, &unknown_to_sql).await?;
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+        place = next;
+    }
 }
 
 /// One pass over those whom SQL calls present.

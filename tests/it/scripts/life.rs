@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use presenced::live::{HeartbeatOutcome, StatusOutcome};
-use presenced::model::HeartbeatWord::Online;
+use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::OnlineStatus;
 
 use super::{Bench, TTL_MS};
@@ -98,4 +98,21 @@ async fn data_are_whole_where_redis_still_knows_of_the_latest_heartbeats() {
     // Heartbeats under a fence that does not stand say nothing about what was there.
     bench.beat(7, "phone", Online).await;
     assert_eq!(bench.redis.cli(&["GET", "presence:{0}:heard"]), (heard - 1_000).to_string());
+}
+
+#[tokio::test]
+async fn the_present_are_affirmed_and_nobody_else() {
+    let bench = Bench::start().await;
+    bench.beat(7, "phone", Away).await;
+    bench.beat(8, "phone", Online).await;
+    bench.age(8, TTL_MS + 1_000);
+    let before = bench.deadline(7);
+    for _ in 0..2 {
+        assert_eq!(bench.live.affirm(0, &[7, 8, 9]).await.unwrap(), 1);
+    }
+    assert_eq!(
+        bench.transitions(),
+        ["7 away heartbeat", "8 online heartbeat", "7 away heartbeat", "7 away heartbeat"]
+    );
+    assert_eq!(bench.deadline(7), before);
 }

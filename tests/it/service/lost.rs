@@ -126,3 +126,32 @@ async fn an_older_copy_is_known_for_one_by_an_instance_that_was_not_there() {
     .await;
     assert!(scene.redis.cli(&["PTTL", "presence:{0}:hold"]).parse::<i64>().unwrap() > 0);
 }
+
+#[tokio::test]
+async fn who_left_after_the_copy_and_stays_by_a_heartbeat_is_online_in_sql_too() {
+    let mut scene = Scene::start(Database::Postgres, 3, Duration::from_mins(1), &[]).await;
+    let (admin, phone) = (access_token(1, ""), access_token(2, "phone"));
+    assert_eq!(scene.api.heartbeat(&phone).await.0, 200);
+    let mirror = async |scene: &Scene, wanted: &str| {
+        eventually(Duration::from_secs(5), async || {
+            let rows = scene.sql.rows("SELECT online_status FROM users WHERE id = 2").await;
+            if rows[0][0] == wanted { Ok(()) } else { Err(rows) }
+        })
+        .await;
+    };
+    mirror(&scene, "online").await;
+    assert_eq!(scene.redis.cli(&["SAVE"]), "OK");
+    let path = "admin/users/2/set-online-status/";
+    let offline = serde_json::json!({"status": "offline"});
+    assert_eq!(scene.api.post(path, Some(&admin), &offline).await.0, 200);
+    mirror(&scene, "offline").await;
+    scene.redis.restart().await;
+    // In the copy the user is online, so that nothing about this heartbeat is news to Redis.
+    eventually(Duration::from_secs(5), async || match scene.api.heartbeat(&phone).await {
+        (status, ..) if status == 200 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    mirror(&scene, "online").await;
+    assert_alternates(&scene.histories().await);
+}
