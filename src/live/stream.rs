@@ -86,9 +86,12 @@ impl LiveSet {
     pub async fn ack(&self, shard: u32, work: &Work) -> Result<()> {
         let _: i64 = named::ack
             .run(&self.back, || {
+                let mut ids: Vec<StreamId> =
+                    work.transitions.iter().map(|transition| transition.id).collect();
+                ids.extend(work.unreadable.iter().filter_map(|id| id.parse::<StreamId>().ok()));
+                ids.sort_unstable();
                 let mut args = vec![Value::from_static_str(GROUP)];
-                args.extend(work.transitions.iter().map(|transition| Value::from(transition.id.to_string())));
-                args.extend(work.unreadable.iter().map(|id| Value::from(id.as_str())));
+                args.extend(ids.iter().map(|id| Value::from(id.to_string())));
                 (vec![Keys::of(shard).transitions()], args)
             })
             .await?;

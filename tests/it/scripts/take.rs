@@ -155,3 +155,48 @@ async fn an_instant_or_a_user_that_cannot_be_is_no_transition() {
     let work = mine(&bench.live, 10).await;
     assert_eq!((work.transitions.len(), work.unreadable.len()), (0, 6));
 }
+
+#[tokio::test]
+async fn letting_go_of_a_batch_takes_nothing_along_that_is_not_in_it() {
+    let bench = Bench::start().await;
+    let stream = "presence:{0}:transitions";
+    come_online(&bench, 1..=6).await;
+    let mut batch = mine(&bench.live, 3).await;
+    // Someone acknowledges the second by hand: SQL lacks it, and nobody holds it.
+    let forgotten = batch.transitions.remove(1);
+    bench.redis.cli(&["XACK", stream, "persist", &forgotten.id.to_string()]);
+    for _ in 0..2 {
+        bench.live.ack(0, &batch).await.unwrap();
+    }
+    assert_eq!(bench.redis.cli(&["XLEN", stream]), "4");
+    let rest = mine(&bench.live, 10).await;
+    assert_eq!(users(&rest), [4, 5, 6]);
+    bench.live.ack(0, &rest).await.unwrap();
+    assert_eq!(users(&mine(&bench.live, 10).await), [2], "and it is given in the end");
+}
+
+#[tokio::test]
+async fn a_late_acknowledgement_of_another_takes_nothing_along() {
+    let bench = Bench::start().await;
+    let other = live_set(&bench.redis, "other", 1);
+    other.ready().await.unwrap();
+    come_online(&bench, 1..=9).await;
+    let slow = mine(&bench.live, 4).await;
+    // Its turn is over; another has done the first of it, and has the rest in hand.
+    bench.redis.cli(&[
+        "XCLAIM",
+        "presence:{0}:transitions",
+        "persist",
+        "bench",
+        "0",
+        &slow.transitions[0].id.to_string(),
+        "IDLE",
+        "10000",
+    ]);
+    let taken_over = mine(&other, 6).await;
+    assert_eq!(users(&taken_over), [1, 2, 3, 4, 5, 6]);
+    let part = Work { transitions: taken_over.transitions[..2].to_vec(), unreadable: vec![] };
+    other.ack(0, &part).await.unwrap();
+    bench.live.ack(0, &slow).await.unwrap();
+    assert_eq!(users(&mine(&other, 10).await), [5, 6, 7, 8, 9]);
+}

@@ -36,6 +36,22 @@ fn memory_mb(pid: u32, name: &str) -> Option<u64> {
     line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<u64>().ok().map(|kb| kb / 1_024)
 }
 
+/// CPU that the process has had so far, seconds (user and system, from `/proc/<pid>/stat` in hundredths); zero where there
+/// is no such thing.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit_once(") ").map_or(vec![], |(_, rest)| rest.split(' ').collect());
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+    f64::from(ticks(11) + ticks(12)) / 100.0
+}
+
+/// The same of every backend of this database.
+async fn postgres_cpu_seconds(scene: &Scene) -> f64 {
+    let backends = "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database()";
+    let rows = scene.sql.rows(backends).await;
+    rows.iter().map(|row| cpu_seconds(row[0].parse().unwrap())).sum()
+}
+
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
@@ -105,9 +121,11 @@ async fn storm(users: i64) {
         call.extend(arguments.iter().map(String::as_str));
         assert_eq!(scene.redis.cli(&call), "filled");
     }
-    let before_mb = memory_mb(scene.service.pid(), "VmRSS");
+    let (service, redis) = (scene.service.pid(), scene.redis.pid());
+    let before_mb = memory_mb(service, "VmRSS");
     assert!(chrono::Utc::now().timestamp_millis() < deadline, "filled in time");
 
+    let before = (cpu_seconds(service), cpu_seconds(redis), postgres_cpu_seconds(&scene).await);
     let others = Others::begin(scene.api.clone());
 
     let ahead = u64::try_from(deadline - chrono::Utc::now().timestamp_millis()).unwrap_or(0);
@@ -127,6 +145,11 @@ async fn storm(users: i64) {
     .await;
     let took = begun.elapsed();
     let meanwhile = others.end(begun, begun + took).await;
+    let cpu = (
+        cpu_seconds(service) - before.0,
+        cpu_seconds(redis) - before.1,
+        postgres_cpu_seconds(&scene).await - before.2,
+    );
     let recorded = format!(
         "SELECT count(*)::text FROM presence_transitions WHERE user_id >= {first} AND reason = 'expired' AND \
          at = to_timestamp(({deadline} + user_id % 1000) / 1000.0)"
@@ -144,13 +167,16 @@ async fn storm(users: i64) {
     let redis_peak = redis_peak.lines().find_map(|line| line.strip_prefix("used_memory_peak_human:"));
     println!(
         "{users} deadlines within a second: all in PostgreSQL {:.1} s after the first; {} heartbeats of others meanwhile, \
-         p50 {:?} p99 {:?} most {:?}; presenced {before_mb:?} MB before, {:?} MB at the most; Redis {} at the most",
+         p50 {:?} p99 {:?} most {:?}; CPU seconds presenced {:.1}, Redis {:.1}, PostgreSQL {:.1}; presenced {before_mb:?} MB before, {:?} MB at the most; Redis {} at the most",
         took.as_secs_f32(),
         meanwhile.len(),
         percentile(&meanwhile, 50),
         percentile(&meanwhile, 99),
         meanwhile.last().unwrap(),
-        memory_mb(scene.service.pid(), "VmHWM"),
+        cpu.0,
+        cpu.1,
+        cpu.2,
+        memory_mb(service, "VmHWM"),
         redis_peak.unwrap_or("?").trim(),
     );
 }
