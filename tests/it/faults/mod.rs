@@ -7,6 +7,7 @@
 //! | [`crowd`] | the users, and what they do |
 //! | [`fault`] | what goes wrong |
 //! | [`ledger`] | what each user was told |
+//! | [`watch`] | what the machine does to a run by itself |
 //! | [`check`] | what must be true afterwards |
 //!
 //! A few rounds run with the other tests. `make faults ROUNDS=500` goes on for as long as that takes, from a seed that it
@@ -16,6 +17,7 @@ mod check;
 mod crowd;
 mod fault;
 mod ledger;
+mod watch;
 mod world;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use self::check::{Checked, Terms, check};
 use self::crowd::{SESSIONS, Stage, now};
 use self::fault::{Copy, Kind, inject, last};
 use self::ledger::{Fault, Ledger, Span};
+use self::watch::Watch;
 use self::world::{TTL, USERS, World};
 use crate::support::dice::Dice;
 use crate::support::mint::access_token;
@@ -34,6 +37,7 @@ async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>
     let mut dice = Dice::new(seed);
     let before = world.last_row().await;
     let stage = begin(world, number).await;
+    let watch = Watch::begin(world.redis.port(), &world.sql);
     let crowd: Vec<_> = (2..=USERS)
         .map(|user| tokio::spawn(crowd::live(stage.clone(), user, dice.split(user.unsigned_abs()))))
         .collect();
@@ -64,6 +68,14 @@ async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>
     widen(&mut ledger, &faults);
     let mut wrong = statuses_agree(world, &ledger, &faults).await;
     wrong.extend(world.settle().await.err());
+    let course: Vec<String> = faults.iter().map(|fault| fault.after(at)).collect();
+    let stalls = watch.end().await;
+    let stalled: Vec<String> = stalls
+        .iter()
+        .filter(|stall| !faults.iter().any(|fault| fault.span.meets(stall.span)))
+        .map(|stall| stall.after(at))
+        .collect();
+    faults.extend(stalls);
     let rows = world.rows_after(before).await;
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
     // With the other tests beside it a round has not the machine to itself.
@@ -81,14 +93,15 @@ async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>
                 .map(|line| format!("user {user}: {line}\n    {told:?}\n    {rows:?}")),
         );
     }
-    let course: Vec<String> = terms.faults.iter().map(|fault| fault.after(at)).collect();
     let report = format!(
-        "round {number} seed {seed}, {}: {} heartbeats, {} due to the ms, {} punctual, the slowest {} ms",
+        "round {number} seed {seed}, {}: {} heartbeats, {} due to the ms, {} punctual, the slowest {} ms{}{}",
         course.join(", "),
         checked.kept,
         checked.exact,
         checked.punctual,
-        checked.slowest_ms
+        checked.slowest_ms,
+        if stalled.is_empty() { "" } else { "; " },
+        stalled.join(", ")
     );
     if wrong.is_empty() {
         Ok(report)
