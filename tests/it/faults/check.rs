@@ -24,7 +24,14 @@ impl Terms {
             let hold = if fault.forgot_since.is_some() { self.ttl_ms } else { 0 };
             Span { from: fault.span.from, to: fault.span.to + fault.aftermath_ms + hold }.meets(span)
         };
-        self.faults.iter().filter(meets).map(|fault| fault.span.to).max()
+        let mut healed = self.faults.iter().filter(meets).map(|fault| fault.span.to).max()?;
+        // The next fault may have begun before this one was over in its effects.
+        while let Some(later) =
+            self.faults.iter().find(|fault| fault.span.from <= healed + HEALED_MS && fault.span.to > healed)
+        {
+            healed = later.span.to;
+        }
+        Some(healed)
     }
 
     /// Whether Redis lost what it was told then.
