@@ -2,6 +2,7 @@
 
 mod api;
 mod house;
+mod model;
 mod readme;
 mod rooms;
 mod scripts;
