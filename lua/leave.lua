@@ -13,8 +13,10 @@ local ttl_ms, ended_ttl_ms, expires_at = tonumber(ARGV[3]), tonumber(ARGV[4]), t
 local now = now_ms()
 local field = 's:' .. sid
 
--- A token that never expires is refused for a year.
+-- A token that never expires is refused for a year. Whoever ends the session again may know less of its tokens: a mark
+-- never stands for less long than it did.
 local until_ms = math.min(math.max(now + ended_ttl_ms, expires_at), now + 31536000000)
+until_ms = math.max(until_ms, redis.call('PEXPIRETIME', ended))
 redis.call('SET', ended, now, 'PXAT', until_ms)
 local have = redis.pcall('HMGET', key, field, 'status')
 local value, was = have[1], have[2]

@@ -83,3 +83,13 @@ async fn the_mark_stands_as_long_as_a_known_token() {
         assert!((least..=most).contains(&mark), "{expires_at}: {mark}");
     }
 }
+
+#[tokio::test]
+async fn a_session_ended_again_is_refused_no_less_long() {
+    let bench = Bench::start().await;
+    let expires_at = chrono::Utc::now().timestamp_millis() + 7_200_000;
+    bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
+    // What a rebuild of the fence does: it knows of no token.
+    bench.live.end_again(&[(7, sid("phone"))]).await.unwrap();
+    assert_eq!(bench.redis.cli(&["PEXPIRETIME", "presence:{0}:ended:phone"]), expires_at.to_string());
+}
