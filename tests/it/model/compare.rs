@@ -70,6 +70,7 @@ impl Shard {
                 differ("ended", &ahead(&self.ended), &ahead(&look.ended))
             })
             .or_else(|| differ("blocked", &self.blocked, &look.blocked))
+            .or_else(|| differ("epoch", &self.epoch, &look.epoch))
             .or_else(|| self.differing_fence(look, now))
             .or_else(|| self.differing_stream(look, offset))
     }

@@ -28,7 +28,7 @@ pub struct Facts {
     told: BTreeMap<UserId, OnlineStatus>,
     /// Of whom SQL may hold what is no longer so: Redis lost them, or the account was deleted.
     pub adrift: BTreeSet<UserId>,
-    counts: BTreeSet<String>,
+    counts: BTreeSet<(u32, String)>,
 }
 
 type Holds = Result<(), String>;
@@ -61,8 +61,8 @@ impl Facts {
     }
 
     /// A count of moves never comes again, or an answer that was overtaken could be believed.
-    pub fn counted(&mut self, before: &str, moves: &str) -> Holds {
-        let new = moves == before || moves.is_empty() || self.counts.insert(moves.to_owned());
+    pub fn counted(&mut self, shard: u32, before: &str, moves: &str) -> Holds {
+        let new = moves == before || moves.is_empty() || self.counts.insert((shard, moves.to_owned()));
         holds(new, || format!("the moves are {moves} again"))
     }
 

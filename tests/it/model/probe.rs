@@ -34,6 +34,8 @@ for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
     line('hold', shard, expires)
   elseif name == 'moves' then
     line('moves', shard, redis.call('GET', key))
+  elseif name == 'epoch' then
+    line('epoch', shard, string.match(redis.call('GET', key), '%d+$'))
   elseif name == 'transitions' then
     for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
       line('entry', shard, entry[1], unpack(entry[2]))
@@ -108,6 +110,7 @@ pub struct ShardLook {
     pub blocked: BTreeSet<UserId>,
     pub fence: Option<String>,
     pub hold: Option<i64>,
+    pub epoch: Option<i64>,
     pub moves: String,
     pub stream: Vec<RawEntry>,
     /// Id and holder.
@@ -178,6 +181,7 @@ impl Probe {
             }
             "fence" => shard.fence = Some(words[0].into()),
             "hold" => shard.hold = Some(self.instant(words[0])),
+            "epoch" => shard.epoch = Some(self.instant(words[0])),
             "moves" => shard.moves = words[0].into(),
             "entry" => {
                 let fields = words[1..].iter().map(ToString::to_string).collect();

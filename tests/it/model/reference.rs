@@ -177,8 +177,8 @@ impl Shard {
         let said = match beat.word {
             HeartbeatWord::Away => Away,
             HeartbeatWord::Online | HeartbeatWord::Login => Online,
-            // Leaves the status as it is.
-            HeartbeatWord::Touch => match own.filter(|own| own.seen + TTL >= now) {
+            // Leaves the status as it is. Who was at work when it died comes back to what the user has become since.
+            HeartbeatWord::Touch => match own.filter(|own| own.seen + TTL >= now || own.said == Away) {
                 Some(own) => own.said,
                 None => before.or(life.as_ref().map(|life| life.status)).unwrap_or(Online),
             },
