@@ -5,7 +5,8 @@
 --       which a known token of the session expires (0 for none): the mark stands until then as well
 -- Reply 0 the session was not in the key, 1 the user has left, 2 other sessions keep the user present
 -- Appends offline (logout) where it was the last session, or (expired) where the deadline had passed unclaimed; away
---       where it was the last one that was online. Run again it finds the session gone.
+--       where it was the last one that was online, or (expired) where that one had died before. Run again it finds the
+--       session gone.
 -- Cost  O(sessions of the user)
 local live, transitions, key, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, sid = ARGV[1], ARGV[2]
@@ -35,7 +36,8 @@ local deadline = math.min(promised, others.latest + others.lifetime_ms)
 redis.call('ZADD', live, deadline, user)
 redis.call('PEXPIREAT', key, deadline)
 if others.status ~= was then
-  redis.call('HSET', key, 'status', others.status, 'since', now)
-  append(transitions, user, others.status, 'logout', now, others.latest)
+  local reason, at = away_since(others, 'logout', now)
+  redis.call('HSET', key, 'status', others.status, 'since', at)
+  append(transitions, user, others.status, reason, at, others.latest)
 end
 return 2
