@@ -34,10 +34,11 @@ end
 local promised = tonumber(redis.call('ZSCORE', live, user) or nil) or (now + ttl_ms)
 local deadline = math.min(promised, others.latest + others.lifetime_ms)
 redis.call('ZADD', live, deadline, user)
-redis.call('PEXPIREAT', key, deadline)
 if others.status ~= was then
   local reason, at = away_since(others, 'logout', now)
   redis.call('HSET', key, 'status', others.status, 'since', at)
   append(transitions, user, others.status, reason, at, others.latest)
 end
+-- Last: on the deadline's own millisecond this deletes the key, and a field written after it would make one without a TTL.
+redis.call('PEXPIREAT', key, deadline)
 return 2

@@ -112,3 +112,16 @@ async fn a_logout_is_not_why_a_user_is_away_whose_online_session_had_died() {
         assert_eq!(bench.field(7, "since"), died);
     }
 }
+
+#[tokio::test]
+async fn on_the_deadlines_last_millisecond_no_key_without_a_ttl_is_left() {
+    let bench = Bench::start().await;
+    bench.beat(7, "laptop", Online).await;
+    bench.beat(7, "phone", Away).await;
+    // The key is still there when Redis begins, and its time is over when it comes to set the TTL.
+    let passed = (chrono::Utc::now().timestamp_millis() - 1).to_string();
+    bench.redis.cli(&["ZADD", "presence:{0}:live", &passed, "7"]);
+    bench.live.leave(7, &sid("laptop"), Millis(0)).await.unwrap();
+    assert!(!bench.exists(7));
+    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away logout"]);
+}
