@@ -23,7 +23,7 @@ impl Model {
     }
 
     /// Takes over what Redis alone decides: the names of new entries, the next count of moves, when exactly a hold ends,
-    /// and which of the dead sessions it has dropped.
+    /// and which keys have expired and which of the dead sessions it has dropped.
     pub fn learn(&mut self, look: &Look) {
         for (number, shard) in (0..).zip(&mut self.shards) {
             let Some(found) = look.shards.get(&number) else { continue };
@@ -33,6 +33,7 @@ impl Model {
                 entry.raw.get_or_insert_with(|| raw.clone());
             }
             for (user, life) in &mut shard.live {
+                life.expired = !found.keys.contains_key(user);
                 if let Some(key) = found.keys.get(user) {
                     life.sessions.retain(|field, session| {
                         session.seen + TTL >= look.now || key.sessions.contains_key(field)

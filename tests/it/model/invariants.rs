@@ -99,7 +99,7 @@ impl Facts {
             _ => return Err(format!("{user}: no status: {key:?}")),
         }
         for (sid, ending) in self.ended.iter().filter(|(_, ending)| ending.user == user) {
-            let refused = now <= (ending.at + ENDED_TTL).max(ending.expires_at.unwrap_or(0));
+            let refused = now < (ending.at + ENDED_TTL).max(ending.expires_at.unwrap_or(0));
             let back = refused && key.sessions.contains_key(&format!("s:{sid}"));
             holds(!back, || format!("{user}: {sid} has ended, and is back: {key:?}"))?;
         }

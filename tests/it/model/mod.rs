@@ -28,7 +28,7 @@ mod probe;
 mod reference;
 mod run;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use presenced::live::{LiveSet, Options};
@@ -41,8 +41,10 @@ use run::{Counts, Place, Run};
 
 /// Some five seconds.
 const CASES: u32 = 250;
+/// How many smaller cases are tried in place of one that failed.
+const SHRINKS: u32 = 3_000;
 /// What cases in such a number never miss; otherwise they test less than they seem to.
-const HAPPENS: [&str; 20] = [
+const HAPPENS: [&str; 22] = [
     "Present(Online)",
     "Present(Away)",
     "Blocked",
@@ -56,6 +58,8 @@ const HAPPENS: [&str; 20] = [
     "overtaken, or too early",
     "made twice",
     "online login",
+    "online admin",
+    "offline admin",
     "online heartbeat",
     "away heartbeat",
     "away expired",
@@ -78,21 +82,27 @@ fn whatever_happens_in_whatever_order_the_scripts_do_as_the_model() {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
             "tests/it/model/sequences.proptest-regressions",
         ))),
-        max_shrink_iters: 3_000,
         ..Config::default()
     };
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = CASES;
     }
-    let cases = config.cases;
+    if std::env::var_os("PROPTEST_MAX_SHRINK_ITERS").is_none() {
+        config.max_shrink_iters = SHRINKS;
+    }
+    let (cases, tried, failed) = (config.cases, Cell::new(0), Cell::new(false));
     let result = TestRunner::new(config).run(&ops::case(), |(shards, ops)| {
         let (mut places, mut counts) = (places.borrow_mut(), counts.borrow_mut());
         let place = &mut places[shards as usize - 1];
-        runtime.block_on(Run::case(place, &mut counts, &ops)).map_err(TestCaseError::fail)
+        // What comes after the first failure are smaller cases of it.
+        tried.set(tried.get() + u32::from(!failed.get()));
+        let done = runtime.block_on(Run::case(place, &mut counts, &ops));
+        failed.set(failed.get() || done.is_err());
+        done.map_err(TestCaseError::fail)
     });
     let counts = counts.into_inner();
     if let Err(failure) = result {
-        panic!("{failure}");
+        panic!("after {} cases: {failure}", tried.get());
     }
     println!("{cases} cases: {counts:#?}");
     let missed: Vec<_> = HAPPENS.iter().filter(|what| !counts.contains_key(**what)).collect();

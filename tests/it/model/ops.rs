@@ -33,6 +33,8 @@ pub type Sid = u8;
 pub enum Op {
     /// Those of the first one's shard are one batch.
     Beat(Vec<(UserId, Sid, HeartbeatWord)>, Resend),
+    /// A session that says online, one that says away, and so many ms after the death of the first.
+    Outlive(UserId, [Sid; 2], i64),
     Leave(UserId, Sid, bool, Resend),
     SetStatus(UserId, OnlineStatus, Resend),
     /// Of all users, or as the sweeper does of those who are due.
@@ -73,12 +75,29 @@ pub enum Op {
     Reconcile(Resend),
     Read,
     Step(i64),
-    /// To so many ms after the boundary of that number among those ahead.
-    StepTo(usize, i64),
+    /// To so many ms after a boundary.
+    StepTo(Boundary, i64),
 }
 
+/// An instant at which something happens by itself: the one of that number among those ahead.
+#[derive(Debug, Clone, Copy)]
+pub enum Boundary {
+    Any(usize),
+    /// The end of a session that its user outlives.
+    Death(usize),
+}
+
+// Mostly the same few, or each would be alone.
 fn user() -> impl Strategy<Value = UserId> {
-    1..=4i64
+    prop_oneof![6 => Just(1), 4 => Just(2), 1 => Just(3), 1 => Just(4)]
+}
+
+fn named() -> impl Strategy<Value = Sid> {
+    prop_oneof![4 => Just(1), 4 => Just(2), 1 => Just(3)]
+}
+
+fn sid() -> impl Strategy<Value = Sid> {
+    prop_oneof![1 => Just(0), 9 => named()]
 }
 
 fn word() -> impl Strategy<Value = HeartbeatWord> {
@@ -112,13 +131,18 @@ fn fate() -> impl Strategy<Value = Fate> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let beats = prop::collection::vec((user(), 0..=3u8, word()), 1..4);
+    let beats = prop::collection::vec((user(), sid(), word()), 1..4);
     let verdicts = prop::collection::vec((user(), verdict()), 1..3);
     // Around a boundary to the millisecond; and well after it, where what was to happen has not.
     let near = prop_oneof![4 => -3..=3i64, 1 => Just(-200), 1 => Just(10_000)];
+    let boundary = prop_oneof![
+        3 => (0..12usize).prop_map(Boundary::Any),
+        2 => (0..3usize).prop_map(Boundary::Death),
+    ];
     prop_oneof![
-        16 => (beats, resend()).prop_map(|(beats, resend)| Op::Beat(beats, resend)),
-        5 => (user(), 1..=3u8, any::<bool>(), resend()).prop_map(|(u, s, long, r)| Op::Leave(u, s, long, r)),
+        18 => (beats, resend()).prop_map(|(beats, resend)| Op::Beat(beats, resend)),
+        2 => (user(), sid(), sid(), -2..=3i64).prop_map(|(user, a, b, after)| Op::Outlive(user, [a, b], after)),
+        8 => (user(), named(), any::<bool>(), resend()).prop_map(|(u, s, long, r)| Op::Leave(u, s, long, r)),
         5 => (user(), status(), resend()).prop_map(|(user, to, resend)| Op::SetStatus(user, to, resend)),
         5 => (any::<bool>(), resend()).prop_map(|(sweep, resend)| Op::Claim { sweep, resend }),
         4 => (verdicts, prop::bool::weighted(0.2), resend())
@@ -134,7 +158,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => resend().prop_map(Op::Reconcile),
         3 => Just(Op::Read),
         5 => (1..=60_000i64).prop_map(Op::Step),
-        12 => (0..12usize, near).prop_map(|(which, after)| Op::StepTo(which, after)),
+        12 => (boundary, near).prop_map(|(which, after)| Op::StepTo(which, after)),
     ]
 }
 

@@ -43,6 +43,8 @@ pub struct Life {
     pub since: i64,
     /// By field: `s:<sid>`, or [`LENT`]. The dead stay until Redis has dropped them.
     pub sessions: BTreeMap<String, Session>,
+    /// Redis deletes a key at once that is told to expire in this very millisecond, in which its user still counts.
+    pub expired: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,10 +99,10 @@ impl Life {
         self.alive(now).map(|session| session.seen).max()
     }
 
-    /// When the last session died that had said online.
-    fn last_at_work(&self, now: i64) -> Option<i64> {
+    /// Since when nobody alive says online, though somebody did who died meanwhile.
+    fn away_since(&self, now: i64) -> Option<i64> {
         let dead = self.sessions.values().filter(|one| one.seen + TTL < now && one.said == Online);
-        dead.map(|one| one.seen + TTL).max()
+        dead.map(|one| one.seen + TTL).max().filter(|_| self.truth(now) == Some(Away))
     }
 }
 
@@ -119,7 +121,7 @@ impl Shard {
 
     /// The user's life, unless its key has expired.
     pub fn life(&self, user: UserId, when: When) -> Option<&Life> {
-        self.live.get(&user).filter(|life| life.deadline >= when.keys)
+        self.live.get(&user).filter(|life| life.deadline >= when.keys && !life.expired)
     }
 
     fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: i64) {
@@ -138,14 +140,14 @@ impl Shard {
         true
     }
 
-    /// Notes what the sessions come to, `before` being what they came to before `reason`.
-    fn note(&mut self, user: UserId, before: Option<OnlineStatus>, reason: Reason, when: When) {
+    /// Notes what the sessions come to by `reason`, unless they had been away since a death already.
+    fn note(&mut self, user: UserId, died: Option<i64>, reason: Reason, when: When) {
         let life = self.live.get_mut(&user).expect("a life");
         let status = life.truth(when.now).expect("a session alive");
         if status == life.status {
             return;
         }
-        let died = life.last_at_work(when.now).filter(|_| status == Away && before == Some(Away));
+        let died = died.filter(|_| status == Away);
         life.status = status;
         life.since = died.unwrap_or(when.now);
         let (at, seen) = (life.since, life.deadline - TTL);
@@ -173,12 +175,13 @@ impl Shard {
             return refusals;
         }
         let before = life.as_ref().and_then(|life| life.truth(now));
+        let died = life.as_ref().and_then(|life| life.away_since(now));
         let own = life.as_ref().and_then(|life| life.sessions.get(&field));
         let said = match beat.word {
             HeartbeatWord::Away => Away,
             HeartbeatWord::Online | HeartbeatWord::Login => Online,
-            // Leaves the status as it is. Who was at work when it died comes back to what the user has become since.
-            HeartbeatWord::Touch => match own.filter(|own| own.seen + TTL >= now || own.said == Away) {
+            // Leaves the status as it is. Who is new, or was dead, comes back to what the others have made of it.
+            HeartbeatWord::Touch => match own.filter(|own| own.seen + TTL >= now) {
                 Some(own) => own.said,
                 None => before.or(life.as_ref().map(|life| life.status)).unwrap_or(Online),
             },
@@ -188,7 +191,7 @@ impl Shard {
                 self.end(user, Reason::Expired, when);
             }
             let sessions = BTreeMap::new();
-            let born = Life { deadline: 0, status: Offline, since: now, sessions };
+            let born = Life { deadline: 0, status: Offline, since: now, sessions, expired: false };
             self.live.insert(user, born);
         }
         let life = self.live.get_mut(&user).expect("a life");
@@ -196,7 +199,7 @@ impl Shard {
         life.sessions.insert(field, Session { seen: now, said });
         life.deadline = now + TTL;
         let reason = if beat.word == HeartbeatWord::Login { Reason::Login } else { Reason::Heartbeat };
-        self.note(user, before, reason, when);
+        self.note(user, died, reason, when);
         vec![HeartbeatOutcome::Present(self.live[&user].status)]
     }
 
@@ -211,7 +214,7 @@ impl Shard {
             return;
         }
         let life = self.live.get_mut(&user).expect("a life");
-        let before = life.truth(when.now);
+        let died = life.away_since(when.now);
         let had = life.sessions.remove(&field);
         match life.last_heard(when.now) {
             None => {
@@ -220,7 +223,7 @@ impl Shard {
             }
             Some(heard) => {
                 life.deadline = life.deadline.min(heard + TTL);
-                self.note(user, before, Reason::Logout, when);
+                self.note(user, died, Reason::Logout, when);
             }
         }
     }
@@ -252,7 +255,8 @@ impl Shard {
         }
         self.end(user, Reason::Expired, when);
         let lent = BTreeMap::from([(LENT.to_owned(), Session { seen: when.now, said: to })]);
-        let life = Life { deadline: when.now + TTL, status: to, since: when.now, sessions: lent };
+        let life =
+            Life { deadline: when.now + TTL, status: to, since: when.now, sessions: lent, expired: false };
         self.live.insert(user, life);
         self.append(user, to, Reason::Admin, when.now, when.now);
         None

@@ -2,14 +2,15 @@
 //! does what Redis did.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 
 use presenced::live::{LiveSet, Turn, Verdict, Work};
-use presenced::model::{OnlineStatus, Page, UserId};
+use presenced::model::{HeartbeatWord, OnlineStatus, Page, UserId};
 
 use super::answers::Model;
 use super::calls::{Beat, Call, FEW, MANY, Reply};
 use super::invariants::{Ending, Facts};
-use super::ops::{Fate, Op, Resend, Sid};
+use super::ops::{Boundary, Fate, Op, Resend, Sid};
 use super::persisted::{HeldWork, Persisted};
 use super::probe::{Look, Probe, ShardLook};
 use super::reference::{ENDED_TTL, LEASE, TTL, When};
@@ -68,6 +69,19 @@ impl<'a> Run<'a> {
                     beats.map(|(user, sid, word)| Beat { user, sid: name(user, sid), word }).collect();
                 self.send(Call::Heartbeat { shard, beats }, resend).await
             }
+            Op::Outlive(user, sids, after) => {
+                let shard = self.model.shard_of(user);
+                let mut heard = 0;
+                for (sid, word) in sids.into_iter().zip([HeartbeatWord::Online, HeartbeatWord::Away]) {
+                    heard = if heard == 0 { self.look.now } else { heard };
+                    let beats = vec![Beat { user, sid: name(user, sid), word }];
+                    self.call(&Call::Heartbeat { shard, beats }).await?;
+                    self.place.probe.step_by(TTL / 4).await;
+                    self.looks_the_same().await?;
+                }
+                self.place.probe.step_to(heard + TTL + after).await;
+                self.looks_the_same().await
+            }
             Op::Leave(user, sid, long, resend) => {
                 let expires_at = long.then_some(self.look.now + 2 * ENDED_TTL);
                 let sid = name(user, sid);
@@ -114,10 +128,13 @@ impl<'a> Run<'a> {
                 self.looks_the_same().await
             }
             Op::StepTo(which, after) => {
-                let ahead: Vec<i64> =
-                    self.boundaries().into_iter().filter(|at| at + after > self.look.now).collect();
+                let (boundaries, which) = match which {
+                    Boundary::Any(which) => (self.boundaries(), which),
+                    Boundary::Death(which) => (self.deaths(), which),
+                };
+                let ahead: Vec<_> = boundaries.range(self.look.now - after + 1..).collect();
                 if let Some(at) = ahead.get(which % ahead.len().max(1)) {
-                    self.place.probe.step_to(at + after).await;
+                    self.place.probe.step_to(*at + after).await;
                 }
                 self.looks_the_same().await
             }
@@ -144,20 +161,32 @@ impl<'a> Run<'a> {
         at
     }
 
+    /// The ends of sessions that their users outlive.
+    fn deaths(&self) -> BTreeSet<i64> {
+        let lives = self.model.shards.iter().flat_map(|shard| shard.live.values());
+        let ends = lives.flat_map(|life| {
+            life.sessions.values().map(|one| one.seen + TTL).filter(|end| *end < life.deadline)
+        });
+        ends.collect()
+    }
+
     fn passes_boundary(&self, from: i64, to: i64) -> bool {
         self.boundaries().range(from - 1..=to).next().is_some()
     }
 
     /// Makes a call, and makes it again.
     async fn send(&mut self, call: Call, resend: Resend) -> Done {
+        let (from, mut boundaries) = (self.look.now, self.boundaries());
         self.call(&call).await?;
         match resend {
             Resend::No => {}
             Resend::Later => self.later = Some(call),
             Resend::AtOnce => {
-                let (before, first) = (self.look.now, self.timeless());
+                boundaries.extend(self.boundaries());
+                let first = self.timeless();
                 self.call(&call).await.map_err(|error| format!("again: {error}"))?;
-                if !call.repeats() && !self.passes_boundary(before, self.look.now) {
+                let passed = boundaries.range(from - 1..=self.look.now).next().is_some();
+                if !call.repeats() && !passed {
                     let second = self.timeless();
                     if first != second {
                         return Err(format!(
@@ -240,7 +269,7 @@ impl<'a> Run<'a> {
             Reply::Beats(now, _) => (*now).max(self.look.now)..=(*now).min(look.now),
             _ => self.look.now..=look.now,
         };
-        let mut why = format!("at no instant of {nows:?}");
+        let mut why = format!("at no instant of {nows:?}:");
         // Redis began the call at the last look or later: where a key's time was over between the two, before or after.
         let expiring = self.model.shards.iter().flat_map(|shard| {
             let deadlines = shard.live.values().map(|life| life.deadline);
@@ -254,7 +283,11 @@ impl<'a> Run<'a> {
                 let answered = model.call(call, reply, When { keys: *keys, now });
                 match answered.err().or_else(|| model.differs(look, self.place.probe.offset)) {
                     None => return Ok(model),
-                    Some(error) => why = error,
+                    // The instants of a slow call are many, and all say much the same.
+                    Some(error) if why.len() < 2_000 => {
+                        write!(why, "\n    at {now}, begun at {keys}: {error}").unwrap();
+                    }
+                    Some(_) => {}
                 }
             }
         }
