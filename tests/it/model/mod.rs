@@ -3,7 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ops`] | what may happen |
-//! | [`run`] | one case: each op as its calls, each made to Redis and told to the model |
+//! | [`run`] | one case: each op as its calls |
+//! | [`agree`] | a call made to Redis and told to the model |
 //! | [`calls`] | a call of a script, as data |
 //! | [`reference`] | the model: what API.md's rules make of it |
 //! | [`answers`] | what the model answers |
@@ -18,6 +19,7 @@
 //! `PROPTEST_CASES=20000 cargo nextest run model::` goes on for longer. A failing case is shrunk, and its seed kept in
 //! `tests/it/model/sequences.proptest-regressions`, to be committed: it is tried first from then on.
 
+mod agree;
 mod answers;
 mod calls;
 mod compare;

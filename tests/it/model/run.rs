@@ -1,8 +1,6 @@
-//! One case: each op as its calls, each call made to Redis and told to the model, which must find an instant at which it
-//! does what Redis did.
+//! One case: each op as its calls.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::collections::BTreeMap;
 
 use presenced::live::{LiveSet, Turn, Verdict, Work};
 use presenced::model::{HeartbeatWord, OnlineStatus, Page, UserId};
@@ -12,11 +10,11 @@ use super::calls::{Beat, Call, FEW, MANY, Reply};
 use super::invariants::{Ending, Facts};
 use super::ops::{Boundary, Fate, Op, Resend, Sid};
 use super::persisted::{HeldWork, Persisted};
-use super::probe::{Look, Probe, ShardLook};
-use super::reference::{ENDED_TTL, LEASE, TTL, When};
+use super::probe::{Look, Probe};
+use super::reference::{ENDED_TTL, LEASE, TTL};
 
 pub const USERS: std::ops::RangeInclusive<UserId> = 1..=4;
-type Done = Result<(), String>;
+pub type Done = Result<(), String>;
 
 /// A Redis database with a number of shards, and the persisters of it.
 pub struct Place {
@@ -29,13 +27,13 @@ pub struct Place {
 pub type Counts = BTreeMap<String, u64>;
 
 pub struct Run<'a> {
-    place: &'a mut Place,
-    counts: &'a mut Counts,
-    model: Model,
-    look: Look,
-    sql: Persisted,
-    facts: Facts,
-    later: Option<Call>,
+    pub(super) place: &'a mut Place,
+    pub(super) counts: &'a mut Counts,
+    pub(super) model: Model,
+    pub(super) look: Look,
+    pub(super) sql: Persisted,
+    pub(super) facts: Facts,
+    pub(super) later: Option<Call>,
 }
 
 impl<'a> Run<'a> {
@@ -141,167 +139,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn shards(&self) -> std::ops::Range<u32> {
+    pub(super) fn shards(&self) -> std::ops::Range<u32> {
         0..self.place.shards
-    }
-
-    /// The instants at which something happens by itself, in order.
-    fn boundaries(&self) -> BTreeSet<i64> {
-        let mut at = BTreeSet::new();
-        for shard in &self.model.shards {
-            for life in shard.live.values() {
-                at.insert(life.deadline);
-                at.extend(life.sessions.values().map(|session| session.seen + TTL));
-            }
-            at.extend(shard.ended.values());
-            at.extend(shard.hold_until);
-            at.extend(shard.epoch.map(|since| since + TTL));
-            at.extend(shard.turns.first().map(|(_, at)| at + LEASE));
-        }
-        at
-    }
-
-    /// The ends of sessions that their users outlive.
-    fn deaths(&self) -> BTreeSet<i64> {
-        let lives = self.model.shards.iter().flat_map(|shard| shard.live.values());
-        let ends = lives.flat_map(|life| {
-            life.sessions.values().map(|one| one.seen + TTL).filter(|end| *end < life.deadline)
-        });
-        ends.collect()
-    }
-
-    fn passes_boundary(&self, from: i64, to: i64) -> bool {
-        self.boundaries().range(from - 1..=to).next().is_some()
-    }
-
-    /// Makes a call, and makes it again.
-    async fn send(&mut self, call: Call, resend: Resend) -> Done {
-        let (from, mut boundaries) = (self.look.now, self.boundaries());
-        self.call(&call).await?;
-        match resend {
-            Resend::No => {}
-            Resend::Later => self.later = Some(call),
-            Resend::AtOnce => {
-                boundaries.extend(self.boundaries());
-                let first = self.timeless();
-                self.call(&call).await.map_err(|error| format!("again: {error}"))?;
-                let passed = boundaries.range(from - 1..=self.look.now).next().is_some();
-                if !call.repeats() && !passed {
-                    let second = self.timeless();
-                    if first != second {
-                        return Err(format!(
-                            "made twice it changes more than times:\n  {first:#?}\n  {second:#?}"
-                        ));
-                    }
-                    self.count("made twice");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What Redis holds but for its times.
-    fn timeless(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (number, shard) in &self.look.shards {
-            for (user, key) in &shard.keys {
-                let alive = key.sessions.iter().filter(|(_, (seen, _))| seen + TTL >= self.look.now);
-                let sessions: Vec<_> = alive.map(|(field, (_, away))| (field, away)).collect();
-                lines.push(format!("{user} {} {sessions:?}", key.status));
-            }
-            let (live, ended): (Vec<_>, Vec<_>) = (shard.live.keys().collect(), shard.ended.keys().collect());
-            lines.push(format!("{number} {live:?} {ended:?} {:?} {:?}", shard.blocked, shard.fence));
-            lines.push(format!("{} {:?} {:?}", shard.moves, shard.stream, shard.pending));
-        }
-        lines
-    }
-
-    fn count(&mut self, what: &str) {
-        *self.counts.entry(what.to_owned()).or_default() += 1;
-    }
-
-    /// Makes a call to Redis, tells the model, and checks that both agree and that all holds.
-    async fn call(&mut self, call: &Call) -> Result<Reply, String> {
-        let before = self.look.now;
-        let reply = call.make(&self.place.consumers, self.place.probe.offset).await;
-        let look = self.place.probe.look().await;
-        let both = matches!(call, Call::Online { .. } | Call::Read { .. } | Call::Unsettled);
-        if both && self.place.shards > 1 && self.passes_boundary(before, look.now) {
-            // Shards are asked one by one: with a boundary between them the answer is that of no instant.
-            self.look = look;
-            return Ok(reply);
-        }
-        let doubtful = self.model.shards.iter().flat_map(|shard| &shard.live);
-        let doubtful = doubtful.filter(|(_, life)| (before - 1..=look.now).contains(&life.deadline));
-        let doubtful = doubtful.map(|(user, _)| *user).collect();
-        self.model = self
-            .explained(call, &reply, &look)
-            .map_err(|error| format!("{call:?}\n  {reply:?}\n  {error}\n  of {:#?}", self.model))?;
-        let nothing = ShardLook::default();
-        let mut happened = vec![happened(&reply)];
-        for (number, shard) in (0..).zip(&mut self.model.shards) {
-            let found = look.shards.get(&number).unwrap_or(&nothing);
-            self.facts.counted(number, &shard.moves, &found.moves)?;
-            let known = shard.stream.iter().take_while(|entry| entry.raw.is_some()).count();
-            for (entry, raw) in shard.stream[known..].iter_mut().zip(&found.stream[known..]) {
-                entry.raw = Some(raw.clone());
-                self.sql.appended(number, entry);
-                happened.push(format!("{} {}", entry.to, entry.reason.as_str()));
-            }
-            self.facts.appended(call, &shard.stream[known..], found, &doubtful)?;
-        }
-        self.model.learn(&look);
-        self.look = look;
-        self.facts.hold(&self.look, before)?;
-        for shard in self.shards() {
-            let users = USERS.filter(|user| self.model.shard_of(*user) == shard);
-            self.facts.settles(users, &self.model.shards[shard as usize], &self.sql)?;
-        }
-        for what in happened {
-            self.count(&what);
-        }
-        Ok(reply)
-    }
-
-    /// The model after this call, made at an instant between the last look and this one at which it does what Redis did.
-    fn explained(&self, call: &Call, reply: &Reply, look: &Look) -> Result<Model, String> {
-        let nows = match reply {
-            Reply::Beats(now, _) => (*now).max(self.look.now)..=(*now).min(look.now),
-            _ => self.look.now..=look.now,
-        };
-        let mut why = format!("at no instant of {nows:?}:");
-        // Redis began the call at the last look or later: where a key's time was over between the two, before or after.
-        let expiring = self.model.shards.iter().flat_map(|shard| {
-            let deadlines = shard.live.values().map(|life| life.deadline);
-            deadlines.chain(shard.ended.values().copied()).chain(shard.hold_until)
-        });
-        let mut began: BTreeSet<i64> = expiring.map(|at| at + 1).collect();
-        began.insert(self.look.now);
-        for now in nows {
-            for keys in began.range(self.look.now..=now + 1) {
-                let mut model = self.model.clone();
-                let answered = model.call(call, reply, When { keys: *keys, now });
-                match answered.err().or_else(|| model.differs(look, self.place.probe.offset)) {
-                    None => return Ok(model),
-                    // The instants of a slow call are many, and all say much the same.
-                    Some(error) if why.len() < 2_000 => {
-                        write!(why, "\n    at {now}, begun at {keys}: {error}").unwrap();
-                    }
-                    Some(_) => {}
-                }
-            }
-        }
-        Err(why)
-    }
-
-    /// Time has passed, and nothing else has changed.
-    async fn looks_the_same(&mut self) -> Done {
-        let look = self.place.probe.look().await;
-        if let Some(difference) = self.model.differs(&look, self.place.probe.offset) {
-            return Err(format!("time alone changed something: {difference}"));
-        }
-        self.look = look;
-        Ok(())
     }
 
     async fn claim(&mut self, sweep: bool, resend: Resend) -> Done {
@@ -466,16 +305,4 @@ impl<'a> Run<'a> {
 /// A session's name: of one user, as real ones are.
 fn name(user: UserId, sid: Sid) -> String {
     if sid == 0 { String::new() } else { format!("{user}-{sid}") }
-}
-
-/// What to count.
-fn happened(reply: &Reply) -> String {
-    match reply {
-        Reply::Beats(_, outcomes) => format!("{:?}", outcomes[0]),
-        Reply::Status(outcome) => format!("status {outcome:?}"),
-        Reply::Turn(Turn::Others(_)) => "another's turn".into(),
-        Reply::Turn(Turn::Mine(_)) => "a turn".into(),
-        Reply::Count(None) => "overtaken, or too early".into(),
-        _ => "other".into(),
-    }
 }
