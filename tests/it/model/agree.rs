@@ -168,6 +168,7 @@ impl Run<'_> {
         if let Some(difference) = self.model.differs(&look, self.place.probe.offset) {
             return Err(format!("time alone changed something: {difference}"));
         }
+        self.model.learn(&look);
         self.look = look;
         Ok(())
     }
