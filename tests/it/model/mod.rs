@@ -16,7 +16,7 @@
 //! Time is exact: for each call the model must name one instant between the look before it and the look after it at which
 //! it does all that Redis did, to the millisecond. So a step may lead to right before, onto or right after a deadline.
 //!
-//! `PROPTEST_CASES=20000 cargo nextest run model::` goes on for longer. A failing case is shrunk, and its seed kept in
+//! `PROPTEST_CASES=20000 cargo nextest run -E 'test(/^model::/)'` goes on for longer. A failing case is shrunk, and its seed kept in
 //! `tests/it/model/sequences.proptest-regressions`, to be committed: it is tried first from then on.
 
 mod agree;
@@ -46,7 +46,7 @@ const CASES: u32 = 250;
 /// How many smaller cases are tried in place of one that failed.
 const SHRINKS: u32 = 3_000;
 /// What cases in such a number never miss; otherwise they test less than they seem to.
-const HAPPENS: [&str; 22] = [
+const HAPPENS: [&str; 21] = [
     "Present(Online)",
     "Present(Away)",
     "Blocked",
@@ -65,7 +65,6 @@ const HAPPENS: [&str; 22] = [
     "online heartbeat",
     "away heartbeat",
     "away expired",
-    "away logout",
     "offline logout",
     "offline blocked",
     "offline expired",
