@@ -16,8 +16,9 @@
 //! Time is exact: for each call the model must name one instant between the look before it and the look after it at which
 //! it does all that Redis did, to the millisecond. So a step may lead to right before, onto or right after a deadline.
 //!
-//! `PROPTEST_CASES=20000 cargo nextest run -E 'test(/^model::/)'` goes on for longer. A failing case is shrunk, and its seed kept in
-//! `tests/it/model/sequences.proptest-regressions`, to be committed: it is tried first from then on.
+//! `PROPTEST_CASES=20000 cargo test --test it model::` goes on for longer (no runner that ends it after minutes). A failing
+//! case is shrunk, and its seed kept in `tests/it/model/sequences.proptest-regressions`, to be committed: it is tried first
+//! from then on.
 
 mod agree;
 mod answers;
