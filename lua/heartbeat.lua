@@ -46,11 +46,7 @@ local function settle(key, field, was, before, said)
   if said == 'online' or others.status == 'online' then
     return 'online', 'heartbeat', now
   end
-  local was_idle = before and session_status(before) == 'away'
-  if was == 'online' and was_idle and others.online_until then
-    return 'away', 'expired', others.online_until
-  end
-  return 'away', 'heartbeat', now
+  return 'away', away_since(others, 'heartbeat', now)
 end
 
 local function beat(key, ended, user, sid, word)
@@ -67,7 +63,11 @@ local function beat(key, ended, user, sid, word)
   end
   local said = (word == 'away') and 'away' or 'online'
   if word == 'touch' then
-    said = (before and session_status(before)) or was or 'online'
+    if before and session_seen(before) + ttl_ms >= now then
+      said = session_status(before)
+    elseif was then -- new, or dead until now: comes back to what the others have made of the user
+      said = survey(key, now).status or was
+    end
   end
   local status, reason, at = said, 'heartbeat', now
   if lent then redis.call('HDEL', key, 'admin') end

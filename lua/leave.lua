@@ -5,7 +5,8 @@
 --       which a known token of the session expires (0 for none): the mark stands until then as well
 -- Reply 0 the session was not in the key, 1 the user has left, 2 other sessions keep the user present
 -- Appends offline (logout) where it was the last session, or (expired) where the deadline had passed unclaimed; away
---       where it was the last one that was online. Run again it finds the session gone.
+--       where it was the last one that was online, or (expired) where that one had died before. Run again it finds the
+--       session gone.
 -- Cost  O(sessions of the user)
 local live, transitions, key, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, sid = ARGV[1], ARGV[2]
@@ -13,8 +14,10 @@ local ttl_ms, ended_ttl_ms, expires_at = tonumber(ARGV[3]), tonumber(ARGV[4]), t
 local now = now_ms()
 local field = 's:' .. sid
 
--- A token that never expires is refused for a year.
+-- A token that never expires is refused for a year. Whoever ends the session again may know less of its tokens: a mark
+-- never stands for less long than it did.
 local until_ms = math.min(math.max(now + ended_ttl_ms, expires_at), now + 31536000000)
+until_ms = math.max(until_ms, redis.call('PEXPIRETIME', ended))
 redis.call('SET', ended, now, 'PXAT', until_ms)
 local have = redis.pcall('HMGET', key, field, 'status')
 local value, was = have[1], have[2]
@@ -31,9 +34,11 @@ end
 local promised = tonumber(redis.call('ZSCORE', live, user) or nil) or (now + ttl_ms)
 local deadline = math.min(promised, others.latest + others.lifetime_ms)
 redis.call('ZADD', live, deadline, user)
-redis.call('PEXPIREAT', key, deadline)
 if others.status ~= was then
-  redis.call('HSET', key, 'status', others.status, 'since', now)
-  append(transitions, user, others.status, 'logout', now, others.latest)
+  local reason, at = away_since(others, 'logout', now)
+  redis.call('HSET', key, 'status', others.status, 'since', at)
+  append(transitions, user, others.status, reason, at, others.latest)
 end
+-- Last: on the deadline's own millisecond this deletes the key, and a field written after it would make one without a TTL.
+redis.call('PEXPIREAT', key, deadline)
 return 2

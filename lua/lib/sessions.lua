@@ -20,8 +20,9 @@ end
 -- Looks over all sessions of a key but `except`. A session lives as long as the key would after its heartbeat: the
 -- lifetime follows from the key itself (its deadline is the latest heartbeat plus the TTL of then), so that a changed TTL
 -- counts from the next heartbeat on. Returns a table: `status` that the sessions come to (nil where none is alive),
--- `latest` heartbeat among the live ones (0 for none), `lifetime_ms`, `dead` fields, and `online_until`, the ms at which
--- the last dead one that was online died (nil for none).
+-- `latest` heartbeat among the live ones (0 for none), `lifetime_ms`, `dead` fields; and with `except` among them, `before`,
+-- the status that all of them come to, and `online_until`, the ms at which the last dead one that was online died (nil for
+-- none).
 local function survey(key, now, except)
   local flat = redis.pcall('HGETALL', key)
   local found = { latest = 0, dead = {} }
@@ -34,9 +35,7 @@ local function survey(key, now, except)
     if is_session(field) then
       local seen = session_seen(value) or 0
       newest = math.max(newest, seen)
-      if field ~= except then
-        sessions[#sessions + 1] = { field, seen, session_status(value) }
-      end
+      sessions[#sessions + 1] = { field, seen, session_status(value) }
     end
   end
   local deadline = redis.call('PEXPIRETIME', key)
@@ -44,17 +43,29 @@ local function survey(key, now, except)
   for _, session in ipairs(sessions) do
     local field, seen, said = session[1], session[2], session[3]
     local until_ms = seen + found.lifetime_ms
-    if until_ms >= now then
+    local is_alive, is_other = until_ms >= now, field ~= except
+    if is_alive then
+      found.before = (said == 'online' or found.before == 'online') and 'online' or 'away'
+    elseif said == 'online' then
+      found.online_until = math.max(found.online_until or 0, until_ms)
+    end
+    if is_alive and is_other then
       found.latest = math.max(found.latest, seen)
       found.status = (said == 'online' or found.status == 'online') and 'online' or 'away'
-    else
+    elseif is_other then
       found.dead[#found.dead + 1] = field
-      if said == 'online' then
-        found.online_until = math.max(found.online_until or 0, until_ms)
-      end
     end
   end
   return found
+end
+
+-- Why and since when a user is away of whom no session says online any more: the last one at work may have died before
+-- `reason` came, now.
+local function away_since(found, reason, now)
+  if found.before == 'away' and found.online_until then
+    return 'expired', found.online_until
+  end
+  return reason, now
 end
 
 -- Takes sessions out of a key, few enough at a time for Lua's stack.

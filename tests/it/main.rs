@@ -3,6 +3,7 @@
 mod api;
 mod faults;
 mod house;
+mod model;
 mod readme;
 mod rooms;
 mod scripts;

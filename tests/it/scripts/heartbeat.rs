@@ -93,6 +93,36 @@ async fn when_the_online_session_dies_the_idle_one_makes_the_user_away_since_the
     assert_eq!(bench.field(7, "s:laptop"), "", "the dead session is dropped");
 }
 
+/// Someone whose laptop was online and has died, and whose phone is idle; when the laptop died.
+async fn outlived_by_an_idle_phone(bench: &Bench) -> String {
+    bench.beat(7, "laptop", Online).await;
+    bench.beat(7, "phone", Away).await;
+    bench.age_session(7, "laptop", TTL_MS + 5_000);
+    (bench.field(7, "s:laptop").parse::<i64>().unwrap() + TTL_MS).to_string()
+}
+
+#[tokio::test]
+async fn whoever_next_says_away_the_user_is_away_since_the_online_session_died() {
+    for speaks in ["phone", "laptop", "tablet"] {
+        let bench = Bench::start().await;
+        let died = outlived_by_an_idle_phone(&bench).await;
+        assert_eq!(bench.beat(7, speaks, Away).await, AWAY);
+        let expected = ["7", "away", "expired", died.as_str()].map(ToString::to_string);
+        assert_eq!(bench.entries()[1][..4], expected, "{speaks}");
+    }
+}
+
+#[tokio::test]
+async fn a_mere_read_of_a_new_or_dead_session_leaves_a_user_away_whose_online_session_died() {
+    for reads in ["laptop", "tablet"] {
+        let bench = Bench::start().await;
+        outlived_by_an_idle_phone(&bench).await;
+        assert_eq!(bench.live.read(&[7]).await.unwrap()[0].unwrap().status, OnlineStatus::Away);
+        assert_eq!(bench.beat(7, reads, Touch).await, AWAY, "{reads}");
+        assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away expired"]);
+    }
+}
+
 #[tokio::test]
 async fn dead_sessions_do_not_pile_up() {
     let bench = Bench::start().await;

@@ -75,11 +75,53 @@ async fn a_session_that_was_not_there_is_marked_and_changes_nothing() {
 async fn the_mark_stands_as_long_as_a_known_token() {
     let bench = Bench::start().await;
     let now = chrono::Utc::now().timestamp_millis();
-    for (expires_at, least, most) in
-        [(now + 7_200_000, 7_190, 7_200), (now + 1_000, 890, 900), (i64::MAX, 31_535_000, 31_536_000)]
-    {
-        bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
-        let mark = bench.redis.cli(&["TTL", "presence:{0}:ended:phone"]).parse::<i64>().unwrap();
+    for (session, expires_at, least, most) in [
+        ("phone", now + 7_200_000, 7_190, 7_200),
+        ("laptop", now + 1_000, 890, 900),
+        ("tablet", i64::MAX, 31_535_000, 31_536_000),
+    ] {
+        bench.live.leave(7, &sid(session), Millis(expires_at)).await.unwrap();
+        let mark = format!("presence:{{0}}:ended:{session}");
+        let mark = bench.redis.cli(&["TTL", &mark]).parse::<i64>().unwrap();
         assert!((least..=most).contains(&mark), "{expires_at}: {mark}");
     }
+}
+
+#[tokio::test]
+async fn a_session_ended_again_is_refused_no_less_long() {
+    let bench = Bench::start().await;
+    let expires_at = chrono::Utc::now().timestamp_millis() + 7_200_000;
+    bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
+    // What a rebuild of the fence does: it knows of no token.
+    bench.live.end_again(&[(7, sid("phone"))]).await.unwrap();
+    assert_eq!(bench.redis.cli(&["PEXPIRETIME", "presence:{0}:ended:phone"]), expires_at.to_string());
+}
+
+#[tokio::test]
+async fn a_logout_is_not_why_a_user_is_away_whose_online_session_had_died() {
+    for leaves in ["laptop", "tablet"] {
+        let bench = Bench::start().await;
+        bench.beat(7, "laptop", Online).await;
+        bench.beat(7, "tablet", Away).await;
+        bench.beat(7, "phone", Away).await;
+        bench.age_session(7, "laptop", TTL_MS + 5_000);
+        let died = (bench.field(7, "s:laptop").parse::<i64>().unwrap() + TTL_MS).to_string();
+        bench.live.leave(7, &sid(leaves), Millis(0)).await.unwrap();
+        let expected = ["7", "away", "expired", died.as_str()].map(ToString::to_string);
+        assert_eq!(bench.entries()[1][..4], expected, "{leaves}");
+        assert_eq!(bench.field(7, "since"), died);
+    }
+}
+
+#[tokio::test]
+async fn on_the_deadlines_last_millisecond_no_key_without_a_ttl_is_left() {
+    let bench = Bench::start().await;
+    bench.beat(7, "laptop", Online).await;
+    bench.beat(7, "phone", Away).await;
+    // The key is still there when Redis begins, and its time is over when it comes to set the TTL.
+    let passed = (chrono::Utc::now().timestamp_millis() - 1).to_string();
+    bench.redis.cli(&["ZADD", "presence:{0}:live", &passed, "7"]);
+    bench.live.leave(7, &sid("laptop"), Millis(0)).await.unwrap();
+    assert!(!bench.exists(7));
+    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away logout"]);
 }

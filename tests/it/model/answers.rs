@@ -1,0 +1,286 @@
+//! What the model answers to a call, and whether Redis may answer as it did.
+
+use std::collections::BTreeMap;
+
+use presenced::live::{Due, HeartbeatOutcome, StatusOutcome, Turn, Verdict, Work};
+use presenced::model::{Millis, OnlineStatus, Presence, UserId};
+
+use super::calls::{Call, FEW, Reply};
+use super::reference::{Fence, LEASE, Shard, TTL, When};
+
+/// Redis counts how long a turn lasts, and a hold, by a clock that ageing hits to the millisecond only each time.
+const NEARLY: i64 = 50;
+
+/// All shards.
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub shards: Vec<Shard>,
+}
+
+type Verdicts = Result<(), String>;
+
+impl Model {
+    pub fn new(shards: u32) -> Self {
+        Self { shards: (0..shards).map(|_| Shard::default()).collect() }
+    }
+
+    pub fn shard_of(&self, user: UserId) -> u32 {
+        u32::try_from(user).unwrap() % u32::try_from(self.shards.len()).unwrap()
+    }
+
+    pub fn of(&self, user: UserId) -> &Shard {
+        &self.shards[self.shard_of(user) as usize]
+    }
+
+    fn of_mut(&mut self, user: UserId) -> &mut Shard {
+        let shard = self.shard_of(user);
+        self.shard(shard)
+    }
+
+    pub fn shard(&mut self, shard: u32) -> &mut Shard {
+        &mut self.shards[shard as usize]
+    }
+
+    /// The server was restarted with its data.
+    pub fn begin_another_life(&mut self) {
+        for shard in &mut self.shards {
+            shard.epoch = None;
+            if let Fence::Stands(cursor) = &shard.fence {
+                shard.fence = Fence::Former(cursor.clone());
+            }
+        }
+    }
+
+    /// Moves the model by a call made at that instant; an error where it does not answer as Redis did.
+    pub fn call(&mut self, call: &Call, reply: &Reply, when: When) -> Verdicts {
+        match (call, reply) {
+            (Call::Heartbeat { shard, beats }, Reply::Beats(now, outcomes)) => {
+                same("instant", &when.now, now)?;
+                for (beat, outcome) in beats.iter().zip(outcomes) {
+                    let answers = self.shard(*shard).beat(beat, when);
+                    if !answers.contains(outcome) {
+                        return Err(format!("{beat:?}: {outcome:?}, not one of {answers:?}"));
+                    }
+                }
+                Ok(())
+            }
+            (Call::Leave { user, sid, expires_at }, Reply::Nothing) => {
+                self.of_mut(*user).leave(*user, sid, *expires_at, when);
+                Ok(())
+            }
+            (Call::EndAgain { user, sid }, Reply::Nothing) => {
+                self.of_mut(*user).leave(*user, sid, None, when);
+                Ok(())
+            }
+            (Call::SetStatus { user, to }, Reply::Status(outcome)) => {
+                let answer = match self.of_mut(*user).set_status(*user, *to, when) {
+                    None => StatusOutcome::Done,
+                    Some(HeartbeatOutcome::Blocked) => StatusOutcome::Blocked,
+                    Some(_) => StatusOutcome::Unfenced,
+                };
+                same("outcome", &answer, outcome)
+            }
+            (Call::Claim { shard, users }, Reply::Count(claimed)) => {
+                same("claimed", &Some(self.shard(*shard).claim(users, when)), claimed)
+            }
+            (Call::Block { shard, moves, verdicts }, Reply::Count(evicted)) => {
+                same("evicted", &self.shard(*shard).tell(moves, verdicts, when), evicted)
+            }
+            (Call::Reconcile { shard, users }, Reply::Count(declared)) => {
+                same("declared", &self.shard(*shard).reconcile(users, when), declared)
+            }
+            (Call::Take { consumer, shard, most }, Reply::Turn(turn)) => {
+                self.shard(*shard).take(*consumer, *most, turn, when)
+            }
+            (Call::Ack { shard, work }, Reply::Nothing) => {
+                let ids = work.transitions.iter().map(|transition| transition.id.to_string()).collect();
+                self.shard(*shard).ack(&ids);
+                Ok(())
+            }
+            (Call::Epoch { shard }, Reply::Age(age)) => {
+                let since = *self.shard(*shard).epoch.get_or_insert(when.now);
+                same("age", &(when.now - since), age)
+            }
+            _ => self.fence_call(call, reply, when),
+        }
+    }
+
+    fn fence_call(&mut self, call: &Call, reply: &Reply, when: When) -> Verdicts {
+        match (call, reply) {
+            (Call::BeginFence, Reply::Stands(begun)) => {
+                let free = !self.shards[0].building;
+                self.shards.iter_mut().for_each(|shard| shard.building = true);
+                same("begun", &free, begun)
+            }
+            (Call::RaiseFence { shard, held }, Reply::Stands(stands)) => {
+                let shard = self.shard(*shard);
+                if shard.building {
+                    shard.fence = Fence::Stands("0".into());
+                    if *held {
+                        shard.hold_until = Some(when.now + super::calls::HOLD_MS);
+                    }
+                }
+                same("raised", &shard.building, stands)
+            }
+            (Call::EndFence, Reply::Nothing) => {
+                self.shards.iter_mut().for_each(|shard| shard.building = false);
+                Ok(())
+            }
+            (Call::MoveFence { shard, from, to }, Reply::Stands(moved)) => {
+                let shard = self.shard(*shard);
+                let there = shard.fence == Fence::Stands(from.clone());
+                if there {
+                    shard.fence = Fence::Stands(to.clone());
+                }
+                same("moved", &there, moved)
+            }
+            (Call::AdoptFence { shard, former }, Reply::Stands(adopted)) => {
+                let shard = self.shard(*shard);
+                let there = shard.fence == Fence::Former(former.cursor.clone());
+                if there {
+                    shard.fence = Fence::Stands(former.cursor.clone());
+                }
+                same("adopted", &there, adopted)
+            }
+            _ => self.look(call, reply, when),
+        }
+    }
+
+    /// The calls that only read.
+    fn look(&self, call: &Call, reply: &Reply, when: When) -> Verdicts {
+        match (call, reply) {
+            (Call::Due { shard, most }, Reply::Due(due)) => {
+                self.shards[*shard as usize].due(*most as usize, due, when)
+            }
+            (Call::Read { users }, Reply::Presences(presences)) => {
+                let answer: Vec<_> = users.iter().map(|user| self.read(*user, when)).collect();
+                same("presences", &answer, presences)
+            }
+            (Call::Online { page }, Reply::Online(found)) => {
+                let mut users: Vec<_> = self.deadlines().filter(|(at, _)| *at >= when.now).collect();
+                users.sort_unstable_by(|a, b| b.cmp(a));
+                same("count", &i64::try_from(users.len()).unwrap(), &found.count)?;
+                let skip = usize::try_from(page.offset()).unwrap();
+                let users: Vec<_> =
+                    users.iter().skip(skip).take(page.size as usize).map(|(_, user)| *user).collect();
+                same("users", &users, &found.users)
+            }
+            (Call::Unsettled, Reply::Unsettled(unsettled)) => {
+                let mut answer = BTreeMap::new();
+                for entry in self.shards.iter().flat_map(|shard| &shard.stream) {
+                    answer.insert(entry.user, entry.to);
+                }
+                for (_, user) in self.deadlines().filter(|(at, _)| *at < when.now) {
+                    answer.insert(user, OnlineStatus::Offline);
+                }
+                same("unsettled", &answer, &unsettled.iter().copied().collect())
+            }
+            (Call::Seen { shard }, Reply::Seen(seen, more)) => {
+                let live = &self.shards[*shard as usize].live;
+                let mut ahead: Vec<_> = live
+                    .iter()
+                    .map(|(user, life)| (life.deadline, *user))
+                    .filter(|(at, _)| *at >= when.now)
+                    .collect();
+                ahead.sort_unstable();
+                // Those who share the page's last deadline are on it too.
+                let most = FEW as usize;
+                let last = ahead.get(most - 1).map_or(i64::MAX, |(at, _)| *at);
+                ahead.retain(|(at, _)| *at <= last);
+                let answer: Vec<_> = ahead.iter().map(|(at, user)| (*user, Millis(at - TTL))).collect();
+                let mut seen = seen.clone();
+                seen.sort_unstable_by_key(|(user, at)| (*at, *user));
+                same("seen", &answer, &seen)?;
+                same("more", &(answer.len() >= most && last < when.now + TTL), more)
+            }
+            (Call::Refuses { user, sid }, Reply::Refuses(blocked, ended)) => {
+                let shard = self.of(*user);
+                same("blocked", &shard.blocked.contains(user), blocked)?;
+                let mark = shard.ended.get(sid).is_some_and(|until| *until >= when.keys);
+                same("ended", &mark, ended)
+            }
+            other => Err(format!("no answer to that: {other:?}")),
+        }
+    }
+
+    fn deadlines(&self) -> impl Iterator<Item = (i64, UserId)> {
+        self.shards.iter().flat_map(|shard| shard.live.iter().map(|(user, life)| (life.deadline, *user)))
+    }
+
+    fn read(&self, user: UserId, when: When) -> Option<Presence> {
+        let life = self.of(user).life(user, when)?;
+        let last_seen = Millis(life.last_heard(when.now)?);
+        Some(Presence { status: life.truth(when.now)?, last_seen })
+    }
+}
+
+impl Shard {
+    /// Takes SQL's word, unless somebody else was told something since it was asked.
+    fn tell(&mut self, moves: &str, verdicts: &[(UserId, Verdict)], when: When) -> Option<u64> {
+        if moves != self.moves {
+            return None;
+        }
+        // Redis names the next count.
+        self.moves.clear();
+        let mut evicted = 0;
+        for (user, verdict) in verdicts {
+            evicted += u64::from(match verdict {
+                Verdict::Block => self.block(*user, when),
+                Verdict::Gone => self.forget(*user),
+                Verdict::Allow => {
+                    self.blocked.remove(user);
+                    false
+                }
+            });
+        }
+        Some(evicted)
+    }
+
+    fn take(&mut self, consumer: usize, most: u32, turn: &Turn, when: When) -> Verdicts {
+        let anothers = self.turns.first().filter(|(holder, _)| *holder != consumer);
+        let left = anothers.map_or(i64::MIN / 2, |(_, at)| at + LEASE - when.now);
+        let work = match turn {
+            Turn::Others(wait) if (super::calls::millis(*wait) - left).abs() <= NEARLY => return Ok(()),
+            Turn::Mine(work) if left <= NEARLY => work,
+            turn => return Err(format!("{turn:?}, though another has the turn for {left} ms")),
+        };
+        let count = self.stream.len().min(most as usize);
+        let answer: Vec<String> = self.stream[..count].iter().map(|entry| entry.id().to_owned()).collect();
+        let ids: Vec<String> = work.transitions.iter().map(|transition| transition.id.to_string()).collect();
+        same("prefix", &answer, &ids)?;
+        for (entry, transition) in self.stream.iter().zip(&work.transitions) {
+            same("user", &entry.user, &transition.user)?;
+            same("to", &entry.to, &transition.to)?;
+            same("reason", &entry.reason, &transition.reason)?;
+        }
+        same("unreadable", &Work::default().unreadable, &work.unreadable)?;
+        for index in 0..count {
+            match self.turns.get_mut(index) {
+                Some(turn) => *turn = (consumer, when.now),
+                None => self.turns.push((consumer, when.now)),
+            }
+        }
+        Ok(())
+    }
+
+    fn due(&self, most: usize, due: &Due, when: When) -> Verdicts {
+        same("fenced", &self.fenced(), &due.fenced)?;
+        let held = self.hold_until.map_or(0, |until| (until - when.now).max(0));
+        if (held - super::calls::millis(due.held)).abs() > NEARLY {
+            return Err(format!("held for {:?}, not {held} ms", due.held));
+        }
+        let mut earliest: Vec<_> = self.live.iter().map(|(user, life)| (life.deadline, *user)).collect();
+        earliest.sort_unstable();
+        earliest.truncate(most);
+        let passed = earliest.iter().filter(|(at, _)| *at < when.now);
+        let passed: Vec<_> = passed.map(|(at, user)| (*user, Millis(*at))).collect();
+        same("passed", &passed, &due.passed)?;
+        let next = earliest.iter().map(|(at, _)| *at).find(|at| *at >= when.now);
+        let next = next.map(|at| at - when.now).or((!earliest.is_empty()).then_some(0));
+        same("next", &next, &due.next_in.map(super::calls::millis))
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, model: &T, redis: &T) -> Verdicts {
+    if model == redis { Ok(()) } else { Err(format!("{what}: {redis:?}, not {model:?}")) }
+}

@@ -1,0 +1,312 @@
+//! The model: what API.md's rules make of a call. It knows nothing of keys and commands.
+//!
+//! Rules, for one user. A *life* begins with the first heartbeat, or with what an administrator lends, and ends at the
+//! deadline, which is the latest session's last heartbeat plus the TTL. While it lasts the user is online if any session
+//! that is alive said so last, else away. That changes by a session's word, its end or its death. A death is noted when
+//! somebody next makes the user away; a user who comes back online was never noted to be away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use presenced::live::HeartbeatOutcome;
+use presenced::model::OnlineStatus::{self, Away, Offline, Online};
+use presenced::model::{HeartbeatWord, Reason, UserId};
+
+use super::calls::Beat;
+use super::probe::RawEntry;
+
+pub const TTL: i64 = 120_000;
+pub const ENDED_TTL: i64 = 900_000;
+/// How long a persister's turn is respected.
+pub const LEASE: i64 = 3_000;
+/// What an administrator lends stands beside the sessions.
+pub const LENT: &str = "admin";
+
+/// When a call ran. Keys come and go by `keys`, the instant at which Redis began it; what it reckons with is `now`, which
+/// it asked for a moment later.
+#[derive(Debug, Clone, Copy)]
+pub struct When {
+    pub keys: i64,
+    pub now: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub seen: i64,
+    pub said: OnlineStatus,
+}
+
+#[derive(Debug, Clone)]
+pub struct Life {
+    pub deadline: i64,
+    /// What was last noted; a death may have changed it since.
+    pub status: OnlineStatus,
+    pub since: i64,
+    /// By field: `s:<sid>`, or [`LENT`]. The dead stay until Redis has dropped them.
+    pub sessions: BTreeMap<String, Session>,
+    /// Redis deletes a key at once that is told to expire in this very millisecond, in which its user still counts.
+    pub expired: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Fence {
+    #[default]
+    Missing,
+    /// Of another life of the server; its cursor.
+    Former(String),
+    Stands(String),
+}
+
+/// A transition in the stream.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub user: UserId,
+    pub to: OnlineStatus,
+    pub reason: Reason,
+    pub at: i64,
+    pub seen: i64,
+    /// How Redis wrote it, once seen.
+    pub raw: Option<RawEntry>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Shard {
+    pub live: BTreeMap<UserId, Life>,
+    /// Until when each session is refused.
+    pub ended: BTreeMap<String, i64>,
+    pub blocked: BTreeSet<UserId>,
+    pub fence: Fence,
+    pub building: bool,
+    pub hold_until: Option<i64>,
+    pub epoch: Option<i64>,
+    pub moves: String,
+    pub stream: Vec<Entry>,
+    /// Who was given the first entries, and when.
+    pub turns: Vec<(usize, i64)>,
+}
+
+impl Life {
+    fn alive(&self, now: i64) -> impl Iterator<Item = &Session> {
+        self.sessions.values().filter(move |session| session.seen + TTL >= now)
+    }
+
+    /// What the living sessions come to.
+    pub fn truth(&self, now: i64) -> Option<OnlineStatus> {
+        let said: Vec<_> = self.alive(now).map(|session| session.said).collect();
+        if said.is_empty() { None } else { Some(if said.contains(&Online) { Online } else { Away }) }
+    }
+
+    pub fn last_heard(&self, now: i64) -> Option<i64> {
+        self.alive(now).map(|session| session.seen).max()
+    }
+
+    /// Since when nobody alive says online, though somebody did who died meanwhile.
+    fn away_since(&self, now: i64) -> Option<i64> {
+        let dead = self.sessions.values().filter(|one| one.seen + TTL < now && one.said == Online);
+        dead.map(|one| one.seen + TTL).max().filter(|_| self.truth(now) == Some(Away))
+    }
+}
+
+impl Shard {
+    pub fn fenced(&self) -> bool {
+        matches!(self.fence, Fence::Stands(_))
+    }
+
+    pub fn on_hold(&self, when: When) -> bool {
+        self.hold_until.is_some_and(|until| until >= when.keys)
+    }
+
+    fn has_ended(&self, sid: &str, when: When) -> bool {
+        self.ended.get(sid).is_some_and(|until| *until >= when.keys)
+    }
+
+    /// The user's life, unless its key has expired.
+    pub fn life(&self, user: UserId, when: When) -> Option<&Life> {
+        self.live.get(&user).filter(|life| life.deadline >= when.keys && !life.expired)
+    }
+
+    fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: i64) {
+        self.stream.push(Entry { user, to, reason, at, seen, raw: None });
+    }
+
+    /// Ends the user's life, at the deadline if that has passed. Whether there was one.
+    fn end(&mut self, user: UserId, reason: Reason, when: When) -> bool {
+        let Some(life) = self.live.remove(&user) else { return false };
+        let seen = life.deadline - TTL;
+        if life.deadline < when.now {
+            self.append(user, Offline, Reason::Expired, life.deadline, seen);
+        } else {
+            self.append(user, Offline, reason, when.now, seen);
+        }
+        true
+    }
+
+    /// Notes what the sessions come to by `reason`, unless they had been away since a death already.
+    fn note(&mut self, user: UserId, died: Option<i64>, reason: Reason, when: When) {
+        let life = self.live.get_mut(&user).expect("a life");
+        let status = life.truth(when.now).expect("a session alive");
+        if status == life.status {
+            return;
+        }
+        let died = died.filter(|_| status == Away);
+        life.status = status;
+        life.since = died.unwrap_or(when.now);
+        let (at, seen) = (life.since, life.deadline - TTL);
+        self.append(user, status, if died.is_some() { Reason::Expired } else { reason }, at, seen);
+    }
+
+    /// Takes a heartbeat; returns what may be answered.
+    pub fn beat(&mut self, beat: &Beat, when: When) -> Vec<HeartbeatOutcome> {
+        let (user, now) = (beat.user, when.now);
+        let field = format!("s:{}", beat.sid);
+        let life = self.life(user, when).cloned();
+        let known = life.as_ref().is_some_and(|life| life.sessions.contains_key(&field));
+        let mut refusals = Vec::new();
+        if life.is_none() {
+            if !self.fenced() {
+                refusals.push(HeartbeatOutcome::Unfenced);
+            } else if self.blocked.contains(&user) {
+                refusals.push(HeartbeatOutcome::Blocked);
+            }
+        }
+        if !known && self.has_ended(&beat.sid, when) {
+            refusals.push(HeartbeatOutcome::SessionEnded);
+        }
+        if !refusals.is_empty() {
+            return refusals;
+        }
+        let before = life.as_ref().and_then(|life| life.truth(now));
+        let died = life.as_ref().and_then(|life| life.away_since(now));
+        let own = life.as_ref().and_then(|life| life.sessions.get(&field));
+        let said = match beat.word {
+            HeartbeatWord::Away => Away,
+            HeartbeatWord::Online | HeartbeatWord::Login => Online,
+            // Leaves the status as it is. Who is new, or was dead, comes back to what the others have made of it.
+            HeartbeatWord::Touch => match own.filter(|own| own.seen + TTL >= now) {
+                Some(own) => own.said,
+                None => before.or(life.as_ref().map(|life| life.status)).unwrap_or(Online),
+            },
+        };
+        if life.is_none() {
+            if self.live.get(&user).is_some_and(|old| old.deadline < now) && !self.on_hold(when) {
+                self.end(user, Reason::Expired, when);
+            }
+            let sessions = BTreeMap::new();
+            let born = Life { deadline: 0, status: Offline, since: now, sessions, expired: false };
+            self.live.insert(user, born);
+        }
+        let life = self.live.get_mut(&user).expect("a life");
+        life.sessions.remove(LENT);
+        life.sessions.insert(field, Session { seen: now, said });
+        life.deadline = now + TTL;
+        let reason = if beat.word == HeartbeatWord::Login { Reason::Login } else { Reason::Heartbeat };
+        self.note(user, died, reason, when);
+        vec![HeartbeatOutcome::Present(self.live[&user].status)]
+    }
+
+    /// Ends a session.
+    pub fn leave(&mut self, user: UserId, sid: &str, expires_at: Option<i64>, when: When) {
+        let until = (when.now + ENDED_TTL).max(expires_at.unwrap_or(0));
+        // A token that was known to live longer still does, whoever ends the session again.
+        let mark = self.ended.entry(sid.into()).or_default();
+        *mark = until.max(*mark);
+        let field = format!("s:{sid}");
+        if self.life(user, when).is_none_or(|life| !life.sessions.contains_key(&field)) {
+            return;
+        }
+        let life = self.live.get_mut(&user).expect("a life");
+        let died = life.away_since(when.now);
+        let had = life.sessions.remove(&field);
+        match life.last_heard(when.now) {
+            None => {
+                life.sessions.extend(had.map(|had| (field, had)));
+                self.end(user, Reason::Logout, when);
+            }
+            Some(heard) => {
+                life.deadline = life.deadline.min(heard + TTL);
+                self.note(user, died, Reason::Logout, when);
+            }
+        }
+    }
+
+    /// What an administrator says; the refusal, if it is refused.
+    pub fn set_status(&mut self, user: UserId, to: OnlineStatus, when: When) -> Option<HeartbeatOutcome> {
+        if to == Offline {
+            self.end(user, Reason::Admin, when);
+            return None;
+        }
+        if self.life(user, when).is_some_and(|life| life.deadline >= when.now) {
+            let life = self.live.get_mut(&user).expect("a life");
+            // No proof of life: the deadline stays.
+            for session in life.sessions.values_mut() {
+                session.said = to;
+            }
+            if life.status != to {
+                (life.status, life.since) = (to, when.now);
+                let seen = life.deadline - TTL;
+                self.append(user, to, Reason::Admin, when.now, seen);
+            }
+            return None;
+        }
+        if !self.fenced() {
+            return Some(HeartbeatOutcome::Unfenced);
+        }
+        if self.blocked.contains(&user) {
+            return Some(HeartbeatOutcome::Blocked);
+        }
+        self.end(user, Reason::Expired, when);
+        let lent = BTreeMap::from([(LENT.to_owned(), Session { seen: when.now, said: to })]);
+        let life =
+            Life { deadline: when.now + TTL, status: to, since: when.now, sessions: lent, expired: false };
+        self.live.insert(user, life);
+        self.append(user, to, Reason::Admin, when.now, when.now);
+        None
+    }
+
+    /// Claims what has passed; how many.
+    pub fn claim(&mut self, users: &[UserId], when: When) -> u64 {
+        if !self.fenced() || self.on_hold(when) {
+            return 0;
+        }
+        let mut claimed = 0;
+        for user in users {
+            if self.live.get(user).is_some_and(|life| life.deadline < when.now) {
+                self.end(*user, Reason::Expired, when);
+                claimed += 1;
+            }
+        }
+        claimed
+    }
+
+    /// SQL says that the account may not be present; whether that took somebody offline.
+    pub fn block(&mut self, user: UserId, when: When) -> bool {
+        self.blocked.insert(user);
+        self.end(user, Reason::Blocked, when)
+    }
+
+    /// There is no such account any more, and nobody to record anything for.
+    pub fn forget(&mut self, user: UserId) -> bool {
+        self.blocked.insert(user);
+        self.live.remove(&user).is_some()
+    }
+
+    /// Declares offline whom the live set does not know; `None` where it has not been heard for a TTL.
+    pub fn reconcile(&mut self, users: &[(UserId, Option<i64>)], when: When) -> Option<u64> {
+        if self.epoch.is_none_or(|since| when.now <= since + TTL) {
+            return None;
+        }
+        let missing: Vec<_> = users.iter().filter(|(user, _)| !self.live.contains_key(user)).collect();
+        for (user, seen) in &missing {
+            let at = seen.map_or(when.now, |seen| when.now.min(seen + TTL));
+            self.append(*user, Offline, Reason::Expired, at, seen.unwrap_or(at));
+        }
+        Some(missing.len() as u64)
+    }
+
+    /// SQL has taken these entries.
+    pub fn ack(&mut self, ids: &BTreeSet<String>) {
+        let taken = |entry: &Entry| entry.raw.as_ref().is_some_and(|raw| ids.contains(&raw.id));
+        let mut entries = self.stream.iter();
+        self.turns.retain(|_| !entries.next().is_some_and(taken));
+        self.stream.retain(|entry| !taken(entry));
+    }
+}
