@@ -1,5 +1,6 @@
 //! `presenced serve`: the service from its first line to its last.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,8 +12,9 @@ use super::settings::{Secret, Settings};
 use crate::http::{self, AppState};
 use crate::identity::Identity;
 use crate::live::EmbeddedRedis;
+use crate::metrics::Registry;
 use crate::presence::PresenceService;
-use crate::tasks::{Context, Tasks};
+use crate::tasks::{Context, Counts, Tasks};
 
 /// How long requests in flight may take when the service ends; with the persister's last batch and the embedded
 /// server's farewell it stays below 10 s.
@@ -72,16 +74,20 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     });
 
     let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+    let (counts, mut metrics) = (Counts::default(), Registry::default());
+    presence.register(&mut metrics);
+    counts.register(&mut metrics);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),
         store: store.clone(),
         presence: presence.clone(),
         last_seen_flush: settings.last_seen_flush,
+        counts,
         sweep: !settings.without_sweeper,
     });
     announce(&listener, admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = http::router(AppState { presence, identity: identity.clone() });
+    let router = http::router(AppState { presence, identity: identity.clone(), metrics: Arc::new(metrics) });
     let server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, GRACE));
     let outcome = loop {
         tokio::select! {

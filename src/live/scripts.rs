@@ -39,6 +39,7 @@ pub(super) mod named {
     script!(fence:);
     script!(heartbeat: "clock" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
+    script!(measure: "clock");
     script!(online: "clock");
     script!(read: "clock" "sessions");
     script!(reconcile: "clock" "transitions");

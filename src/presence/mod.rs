@@ -1,9 +1,10 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
-//! Owns the group commit (`batch`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
+//! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
 //! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
+mod counts;
 mod fence;
 mod read;
 mod trouble;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::batch::Batcher;
+use self::counts::Counts;
 use self::fence::FenceKeeper;
 use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
 use crate::model::{Account, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective};
@@ -117,6 +119,7 @@ struct Inner {
     store: Arc<dyn Store>,
     fence: FenceKeeper,
     batcher: Batcher,
+    counts: Counts,
     redis_trouble: Trouble,
     /// Whether the latest heartbeat or read found Redis silent. Every request that reads begins with a heartbeat, so a
     /// read which finds this set does not wait for Redis once more.
@@ -142,13 +145,15 @@ impl PresenceService {
     /// Puts the service together; `ended_ttl` is the lifetime of an access token.
     pub fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
         let fence = FenceKeeper::new(live.clone(), store.clone(), ended_ttl);
-        let batcher = Batcher::start(&live, &fence);
+        let counts = Counts::new();
+        let batcher = Batcher::start(&live, &fence, &counts.batch_sizes);
         let redis_trouble = Trouble::new("Redis does not answer; reads come from SQL, marked degraded");
         let inner = Inner {
             live,
             store,
             fence,
             batcher,
+            counts,
             redis_trouble,
             redis_is_silent: AtomicBool::new(false),
             answers_again: Notify::new(),
@@ -166,6 +171,7 @@ impl PresenceService {
         let outcome = tokio::time::timeout(HEARTBEAT_PATIENCE, beat)
             .await
             .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("it did not answer in time".into())));
+        self.inner.counts.count(&outcome);
         match &outcome {
             Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(false),
             Err(PresenceError::Overloaded) => {}

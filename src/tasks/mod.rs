@@ -5,6 +5,7 @@
 //! defect; [`Tasks::failed`] reports it and the process ends rather than live on half alive.
 
 mod accounts;
+mod counts;
 mod last_seen;
 mod listen;
 mod persist;
@@ -21,6 +22,7 @@ use crate::live::LiveSet;
 use crate::presence::PresenceService;
 use crate::store::Store;
 
+pub use counts::Counts;
 pub use persist::{Drained, drain_all};
 pub use reconcile::{Reconciled, reconcile_once};
 pub use sweep::{Swept, sweep_once};
@@ -39,6 +41,8 @@ pub struct Context {
     pub presence: PresenceService,
     /// How often `last_seen` is written behind; zero for never.
     pub last_seen_flush: Duration,
+    /// What the loops count.
+    pub counts: Counts,
     /// Whether deadlines are swept. Off only in the test that shows what expiry events alone are worth.
     pub sweep: bool,
 }

@@ -108,6 +108,7 @@ async fn drain(context: &Context, stopping: &watch::Receiver<bool>) -> Result<Dr
             }
             let outcome = context.store.record(shard, &work.transitions).await?;
             context.live.ack(shard, &work).await?;
+            context.counts.persisted(&work.transitions);
             drained.transitions += work.len() as u64;
             drained.recorded += outcome.recorded as u64;
             if !work.unreadable.is_empty() {

@@ -37,6 +37,7 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
         let sleep = match look(&context.live, shard).await {
             Ok((swept, next)) => {
                 TROUBLE.over();
+                context.counts.claimed_by_sweeper(swept.claimed);
                 if swept.unfenced {
                     // Redis has lost its data, whether or not the connection told of it.
                     context.presence.redis_has_forgotten();

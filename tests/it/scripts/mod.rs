@@ -4,6 +4,7 @@ mod block;
 mod claim;
 mod heartbeat;
 mod leave;
+mod measure;
 mod reads;
 mod reconcile;
 mod set_status;

@@ -6,6 +6,7 @@ mod embedded;
 mod fence;
 mod kills;
 mod lost;
+mod metrics;
 mod punctual;
 mod start;
 mod statements;

@@ -125,6 +125,7 @@ async fn steady_heartbeats_send_sqlite_nothing() {
         store: store.clone(),
         presence: presence.clone(),
         last_seen_flush: Duration::ZERO,
+        counts: presenced::tasks::Counts::default(),
         sweep: true,
     };
     let tasks = Tasks::start(&context);

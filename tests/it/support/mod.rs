@@ -8,6 +8,7 @@
 //! | [`process`] | the real `presenced` binary |
 //! | [`http`] | a client for its API |
 //! | [`mint`] | access tokens minted elsewhere |
+//! | [`metrics`] | what `GET /metrics` says, checked to the letter |
 //! | [`sql`] | plain SQL beside the service |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
 //! | [`session`] | the runner for scripted sessions in Markdown |
@@ -18,6 +19,7 @@
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
 pub mod http;
+pub mod metrics;
 pub mod mint;
 pub mod poll;
 pub mod postgres;
