@@ -1,8 +1,8 @@
 //! Connections to Redis: how a client is configured, and how long a call may wait for one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error, ErrorKind};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between attempts to connect.
 const RECONNECT_DELAY_MS: u32 = 100;
+/// Between two looks for another server where this one takes no writes: a replica that was the primary closes no
+/// connection, and whoever asks for its name again may find the new one. Reads are cut short by each look.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
 /// How many expiry events may wait for the listener before it has to look for itself.
 const EVENT_CAPACITY: usize = 8_192;
 /// The same for news of a connection. Each client has nine such channels, and their room is taken at once.
@@ -38,6 +41,7 @@ pub(super) struct Link {
     gate: Arc<AtomicBool>,
     /// Whether a silent connection is being replaced.
     replacing: Arc<AtomicBool>,
+    looked_elsewhere: Arc<Mutex<Option<Instant>>>,
     _watcher: Arc<AbortOnDrop>,
 }
 
@@ -75,7 +79,14 @@ impl Link {
         });
         client.connect();
         let watcher = Arc::new(AbortOnDrop(watcher));
-        Ok(Self { client, up, gate: gate.clone(), replacing: Arc::default(), _watcher: watcher })
+        Ok(Self {
+            client,
+            up,
+            gate: gate.clone(),
+            replacing: Arc::default(),
+            looked_elsewhere: Arc::default(),
+            _watcher: watcher,
+        })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -108,8 +119,10 @@ impl Link {
         tokio::select! {
             biased;
             answer = command => {
-                if matches!(&answer, Err(error) if *error.kind() == ErrorKind::Timeout) {
-                    self.replace_connection();
+                match &answer {
+                    Err(error) if *error.kind() == ErrorKind::Timeout => self.replace_connection(),
+                    Err(error) if error.details().starts_with("READONLY") => self.look_elsewhere(),
+                    _ => {}
                 }
                 Ok(answer)
             }
@@ -138,6 +151,15 @@ impl Link {
             let _ = client.force_reconnection().await;
             replacing.store(false, Ordering::Relaxed);
         });
+    }
+
+    /// Connects anew where the server is a replica, now and then.
+    fn look_elsewhere(&self) {
+        let mut looked = self.looked_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_ELSEWHERE) {
+            *looked = Some(Instant::now());
+            self.replace_connection();
+        }
     }
 
     /// Waits until there is a connection.
@@ -194,6 +216,8 @@ fn builder(options: &Options, extra: Duration, capacity: usize) -> Result<Builde
                 max_timeout: Some(options.command_timeout * 2 + extra),
                 interval: Duration::from_millis(500),
             },
+            // fred's default is to connect anew at each READONLY or LOADING, which leaves nothing for reads.
+            reconnect_errors: vec![],
             tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
             ..ConnectionConfig::default()
         });

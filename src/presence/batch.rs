@@ -105,7 +105,7 @@ async fn work(
             Err(error) => {
                 beats.clear();
                 for answer in answers.drain(..) {
-                    let _ = answer.send(Err(PresenceError::RedisUnavailable(error.to_string())));
+                    let _ = answer.send(Err(PresenceError::from(&error)));
                 }
             }
         }
@@ -134,9 +134,11 @@ async fn try_again_behind_a_fence(
             }
         }
         Err(error) => {
-            let text = error.to_string();
             for answer in answers {
-                let _ = answer.send(Err(PresenceError::RedisUnavailable(text.clone())));
+                let _ = answer.send(Err(match &error {
+                    PresenceError::RedisRefuses(reason) => PresenceError::RedisRefuses(reason.clone()),
+                    other => PresenceError::RedisUnavailable(other.to_string()),
+                }));
             }
         }
     }

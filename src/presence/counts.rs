@@ -13,12 +13,13 @@ const SCRAPE_PATIENCE: Duration = Duration::from_millis(1_800);
 const BATCH_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// The words of the label `outcome`, in the order of [`outcome_index`].
-const OUTCOMES: [&str; 5] = ["recorded", "blocked", "session_ended", "redis_unavailable", "overloaded"];
+const OUTCOMES: [&str; 6] =
+    ["recorded", "blocked", "session_ended", "redis_unavailable", "redis_refuses", "overloaded"];
 
 /// What the service counts of heartbeats.
 #[derive(Debug, Clone)]
 pub(super) struct Counts {
-    heartbeats: Counters<5>,
+    heartbeats: Counters<6>,
     pub(super) batch_sizes: Histogram,
 }
 
@@ -38,7 +39,8 @@ const fn outcome_index(outcome: &Result<Beat, PresenceError>) -> usize {
         Err(PresenceError::Blocked | PresenceError::NoSuchAccount) => 1,
         Err(PresenceError::SessionEnded) => 2,
         Err(PresenceError::RedisUnavailable(_) | PresenceError::Store(_)) => 3,
-        Err(PresenceError::Overloaded) => 4,
+        Err(PresenceError::RedisRefuses(_)) => 4,
+        Err(PresenceError::Overloaded) => 5,
     }
 }
 

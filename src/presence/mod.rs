@@ -44,6 +44,9 @@ pub enum PresenceError {
     /// Redis is away, or does not answer in time.
     #[error("Redis is not available: {0}")]
     RedisUnavailable(String),
+    /// Redis answers, but takes no writes: it is read-only, out of memory, or loading.
+    #[error("Redis takes no changes: {0}")]
+    RedisRefuses(String),
     /// More heartbeats wait than may.
     #[error("too many heartbeats are waiting for Redis")]
     Overloaded,
@@ -120,6 +123,7 @@ struct Inner {
     fence: FenceKeeper,
     batcher: Batcher,
     counts: Counts,
+    heartbeat_trouble: Trouble,
     redis_trouble: Trouble,
     /// Whether the latest heartbeat or read found Redis silent. Every request that reads begins with a heartbeat, so a
     /// read which finds this set does not wait for Redis once more.
@@ -154,6 +158,7 @@ impl PresenceService {
             fence,
             batcher,
             counts,
+            heartbeat_trouble: Trouble::new("heartbeats get 503: Redis does not take them"),
             redis_trouble,
             redis_is_silent: AtomicBool::new(false),
             answers_again: Notify::new(),
@@ -165,7 +170,7 @@ impl PresenceService {
     ///
     /// # Errors
     /// [`PresenceError::Blocked`], [`PresenceError::SessionEnded`], [`PresenceError::RedisUnavailable`],
-    /// [`PresenceError::Overloaded`].
+    /// [`PresenceError::RedisRefuses`], [`PresenceError::Overloaded`].
     pub async fn heartbeat(&self, who: &SessionKey, word: HeartbeatWord) -> Result<Beat, PresenceError> {
         let beat = self.inner.batcher.submit(Heartbeat { who: who.clone(), word });
         let outcome = tokio::time::timeout(HEARTBEAT_PATIENCE, beat)
@@ -173,18 +178,31 @@ impl PresenceService {
             .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("it did not answer in time".into())));
         self.inner.counts.count(&outcome);
         match &outcome {
-            Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(false),
+            Err(error @ PresenceError::RedisUnavailable(_)) => {
+                self.inner.heard(false);
+                self.inner.heartbeat_trouble.note(error);
+            }
+            // It answers, and may be read.
+            Err(error @ PresenceError::RedisRefuses(_)) => {
+                self.inner.heard(true);
+                self.inner.heartbeat_trouble.note(error);
+            }
             Err(PresenceError::Overloaded) => {}
-            _ => self.inner.heard(true),
+            _ => {
+                self.inner.heard(true);
+                self.inner.heartbeat_trouble.over();
+            }
         }
         outcome
     }
 
-    /// Lets a reader in: an activity touch; where Redis is away, SQL says whether account and session still may.
+    /// Lets a reader in: an activity touch; where Redis is away or takes no changes, SQL says whether account and session still may.
     pub async fn admit_reader(&self, who: &SessionKey) -> Result<(), PresenceError> {
         match self.heartbeat(who, HeartbeatWord::Touch).await {
             Ok(_) => Ok(()),
-            Err(PresenceError::RedisUnavailable(_)) => self.admit_by_sql(who).await,
+            Err(PresenceError::RedisUnavailable(_) | PresenceError::RedisRefuses(_)) => {
+                self.admit_by_sql(who).await
+            }
             Err(refused) => Err(refused),
         }
     }
@@ -294,7 +312,7 @@ impl PresenceService {
 
     /// Asks each dependency; answers within 2 s whatever their state.
     pub async fn health(&self) -> Health {
-        let redis = async { self.inner.live.ping().await.map_err(|error| error.to_string()) };
+        let redis = async { self.inner.live.takes_writes().await.map_err(|error| error.to_string()) };
         let database = async { self.inner.store.ping().await.map_err(|error| error.to_string()) };
         let late = || Err("no answer in time".to_string());
         let (redis, database) = tokio::join!(
@@ -315,8 +333,17 @@ fn random_token() -> String {
     format!("{:032x}", u128::from_le_bytes(bytes))
 }
 
+impl From<&LiveError> for PresenceError {
+    fn from(error: &LiveError) -> Self {
+        match error {
+            LiveError::Refused(reason) => Self::RedisRefuses(reason.clone()),
+            other => Self::RedisUnavailable(other.to_string()),
+        }
+    }
+}
+
 impl From<LiveError> for PresenceError {
     fn from(error: LiveError) -> Self {
-        Self::RedisUnavailable(error.to_string())
+        Self::from(&error)
     }
 }

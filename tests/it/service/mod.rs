@@ -2,6 +2,7 @@
 
 mod commands;
 mod crowd;
+mod degraded;
 mod embedded;
 mod fence;
 mod kills;
