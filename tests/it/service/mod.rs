@@ -39,7 +39,7 @@ pub struct Scene {
     pub api: Api,
     url: String,
     _database: Option<TestDatabase>,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl Scene {
@@ -64,6 +64,19 @@ impl Scene {
                 (database.url.clone(), Some(database))
             }
         };
+        let mut scene = Self::start_at(redis, url, users, ttl, env).await;
+        (scene._database, scene._folder) = (test_database, Some(folder));
+        scene
+    }
+
+    /// [`Self::start_on`] this Redis and this empty database, which are somebody else's.
+    pub async fn start_at(
+        redis: RedisServer,
+        url: String,
+        users: i64,
+        ttl: Duration,
+        env: &[(&str, &str)],
+    ) -> Self {
         let store = presenced::store::open(&url, &presenced::store::Options::default()).await.unwrap();
         store.migrate().await.unwrap();
         let sql = Sql::open(&url).await;
@@ -79,7 +92,7 @@ impl Scene {
         })
         .await;
         let api = Api::new(service.base_url());
-        Self { service, redis, sql, api, url, _database: test_database, _folder: folder }
+        Self { service, redis, sql, api, url, _database: None, _folder: None }
     }
 
     pub fn database_url(&self) -> String {

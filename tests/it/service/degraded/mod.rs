@@ -2,9 +2,14 @@
 //!
 //! | module | what is away |
 //! |---|---|
+//! | [`redis`] | Redis, dead or hung, under load |
 //! | [`refused`] | Redis answers, but takes no writes: read-only, or out of memory |
+//! | [`sql`] | SQL, dead or hung, under load |
 
+mod crowd;
+mod redis;
 mod refused;
+mod sql;
 
 use std::time::Duration;
 
