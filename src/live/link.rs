@@ -53,6 +53,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Ends a replacement, however it ends.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Link {
     /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
     pub(super) fn open(options: &Options, extra: Duration, gate: &Arc<AtomicBool>) -> Result<Self> {
@@ -61,6 +70,7 @@ impl Link {
         let mut errors = client.error_rx();
         let mut reconnects = client.reconnect_rx();
         let seen_from = client.clone();
+        let mut connection = client.connect();
         let watcher = tokio::spawn(async move {
             loop {
                 // News are a reason to look, and so is a while without: the state itself is read off the client. A
@@ -69,6 +79,13 @@ impl Link {
                     error = errors.recv() => error.map(drop),
                     reconnection = reconnects.recv() => reconnection.map(drop),
                     () = tokio::time::sleep(PATIENCE) => Ok(()),
+                    // It connects anew for ever: this end is our own `quit`, or a defect.
+                    ended = &mut connection => {
+                        if !matches!(ended, Ok(Ok(()))) {
+                            tracing::error!(?ended, "the task behind a connection to Redis has ended");
+                        }
+                        return;
+                    }
                 };
                 if matches!(news, Err(RecvError::Closed)) {
                     return;
@@ -77,7 +94,6 @@ impl Link {
                 up_now.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
             }
         });
-        client.connect();
         let watcher = Arc::new(AbortOnDrop(watcher));
         Ok(Self {
             client,
@@ -146,10 +162,10 @@ impl Link {
         if self.replacing.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (client, replacing) = (self.client.clone(), self.replacing.clone());
+        let (client, done) = (self.client.clone(), Done(self.replacing.clone()));
         tokio::spawn(async move {
             let _ = client.force_reconnection().await;
-            replacing.store(false, Ordering::Relaxed);
+            drop(done);
         });
     }
 
@@ -160,6 +176,12 @@ impl Link {
             *looked = Some(Instant::now());
             self.replace_connection();
         }
+    }
+
+    /// Returns when nobody looks after the connection any more: every call would find it down for ever.
+    pub(super) async fn abandoned(&self) {
+        let mut up = self.up.clone();
+        while up.changed().await.is_ok() {}
     }
 
     /// Waits until there is a connection.

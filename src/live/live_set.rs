@@ -103,6 +103,16 @@ impl LiveSet {
         Reconnections(self.back.reconnections())
     }
 
+    /// Returns when a connection is not looked after any more, which only its closing should bring about, and says so.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            () = self.front.abandoned() => {}
+            () = self.back.abandoned() => {}
+            () = self.blocking.abandoned() => {}
+        }
+        "a connection to Redis is not looked after any more".to_string()
+    }
+
     /// Closes the connections; the blocking one goes with the process, for it hears nothing while it waits.
     pub async fn close(&self) {
         tokio::join!(self.front.close(), self.back.close());

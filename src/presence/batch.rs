@@ -43,6 +43,11 @@ impl Batcher {
         Self { live: live.clone(), queues: queues.collect() }
     }
 
+    /// Returns when a worker has died: its end of the queue is gone.
+    pub(super) async fn worker_died(&self) {
+        futures_util::future::select_all(self.queues.iter().map(|queue| Box::pin(queue.closed()))).await;
+    }
+
     /// How many heartbeats wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).sum()
@@ -69,6 +74,7 @@ async fn work(
     let (mut beats, mut answers) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
     let mut arrived = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
+        super::drill::drill("group_commit");
         for Waiting { beat, answer } in arrived.drain(..) {
             // A client that has given up needs no call.
             if !answer.is_closed() {

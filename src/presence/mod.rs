@@ -5,6 +5,7 @@
 
 mod batch;
 mod counts;
+pub mod drill;
 mod fence;
 mod read;
 mod trouble;
@@ -308,6 +309,13 @@ impl PresenceService {
     /// a login that had been given up: [`Self::restore_fence`] puts both right. There need not have been a reconnection.
     pub async fn answers_again(&self) {
         self.inner.answers_again.notified().await;
+    }
+
+    /// Returns when a worker of the group commit has died, which none should, and says so: what waits for it would wait
+    /// in vain.
+    pub async fn failed(&self) -> String {
+        self.inner.batcher.worker_died().await;
+        "a worker of the group commit has died".to_string()
     }
 
     /// Asks each dependency; answers within 2 s whatever their state.

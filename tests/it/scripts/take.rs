@@ -155,3 +155,23 @@ async fn an_instant_or_a_user_that_cannot_be_is_no_transition() {
     let work = mine(&bench.live, 10).await;
     assert_eq!((work.transitions.len(), work.unreadable.len()), (0, 6));
 }
+
+#[tokio::test]
+async fn what_a_persister_leaves_in_hand_is_handed_over_at_once() {
+    let bench = Bench::start().await;
+    come_online(&bench, 1..=3).await;
+    let other = live_set(&bench.redis, "other", 1);
+    other.ready().await.unwrap();
+    let taken = mine(&other, 2).await;
+    for _ in 0..2 {
+        other.resign().await.unwrap();
+    }
+    // No lease is waited for; and nothing is lost, nor is its order.
+    let work = mine(&bench.live, 10).await;
+    assert_eq!(users(&work), [1, 2, 3]);
+    assert_eq!(work.transitions[..2], taken.transitions[..]);
+    bench.live.ack(0, &work).await.unwrap();
+    other.resign().await.unwrap();
+    let names = bench.redis.cli(&["XINFO", "CONSUMERS", "presence:{0}:transitions", "persist"]);
+    assert!(names.contains("bench") && !names.contains("other"), "{names}");
+}

@@ -4,6 +4,7 @@ mod commands;
 mod crowd;
 mod degraded;
 mod embedded;
+mod ending;
 mod fence;
 mod kills;
 mod lost;

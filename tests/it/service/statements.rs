@@ -143,5 +143,6 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let before = store.statements();
     steady(Duration::from_secs(3)).await;
     assert_eq!(store.statements(), before);
-    tasks.stop().await;
+    let soon = tokio::time::Instant::now() + Duration::from_secs(5);
+    tasks.stop(soon, soon).await;
 }

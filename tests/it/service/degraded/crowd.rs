@@ -8,7 +8,7 @@ use reqwest::Method;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::http::{Api, send};
+use crate::support::http::{Api, try_send};
 use crate::support::mint::access_token;
 
 /// A heartbeat and its answer.
@@ -17,6 +17,7 @@ pub struct Beat {
     pub user: i64,
     pub sent: Instant,
     pub took: Duration,
+    /// 0 where there was none.
     pub status: u16,
     pub retry_after: bool,
     /// The instant that the answer names, ms.
@@ -52,20 +53,18 @@ impl Crowd {
                         dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let (user, token) = &own[(dice >> 33) as usize % own.len()];
                     let sent = Instant::now();
-                    let (status, body, headers) =
-                        send(api.request(Method::POST, "heartbeat/", Some(token))).await;
-                    if status != 200 {
-                        refused.fetch_add(1, Ordering::Relaxed);
-                    }
+                    let answer = try_send(api.request(Method::POST, "heartbeat/", Some(token))).await.ok();
+                    let status = answer.as_ref().map_or(0, |(status, ..)| status.as_u16());
+                    refused.fetch_add(usize::from(status != 200), Ordering::Relaxed);
+                    let seen = answer.as_ref().and_then(|(_, body, _)| body["last_seen"].as_str());
+                    let instant = |at| chrono::DateTime::parse_from_rfc3339(at).unwrap().timestamp_millis();
                     beats.push(Beat {
                         user: *user,
                         sent,
                         took: sent.elapsed(),
-                        status: status.as_u16(),
-                        retry_after: headers.contains_key("retry-after"),
-                        seen_ms: body["last_seen"]
-                            .as_str()
-                            .map(|at| chrono::DateTime::parse_from_rfc3339(at).unwrap().timestamp_millis()),
+                        status,
+                        seen_ms: seen.map(instant),
+                        retry_after: answer.is_some_and(|(.., headers)| headers.contains_key("retry-after")),
                     });
                 }
                 beats
@@ -74,7 +73,7 @@ impl Crowd {
         Self { clients: tasks, over, refused }
     }
 
-    /// How many heartbeats were refused so far.
+    /// How many heartbeats were refused, or found nobody, so far.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@
 //! | [`refused`] | Redis answers, but takes no writes: read-only, or out of memory |
 //! | [`sql`] | SQL, dead or hung, under load |
 
-mod crowd;
+pub mod crowd;
 mod redis;
 mod refused;
 mod sql;
