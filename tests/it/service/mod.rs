@@ -39,8 +39,9 @@ pub struct Scene {
     pub sql: Sql,
     pub api: Api,
     url: String,
-    _database: Option<TestDatabase>,
-    _folder: Option<TempDir>,
+    /// What goes with the scene, where that is its own.
+    database: Option<TestDatabase>,
+    folder: Option<TempDir>,
 }
 
 impl Scene {
@@ -66,7 +67,7 @@ impl Scene {
             }
         };
         let mut scene = Self::start_at(redis, url, users, ttl, env).await;
-        (scene._database, scene._folder) = (test_database, Some(folder));
+        (scene.database, scene.folder) = (test_database, Some(folder));
         scene
     }
 
@@ -93,7 +94,7 @@ impl Scene {
         })
         .await;
         let api = Api::new(service.base_url());
-        Self { service, redis, sql, api, url, _database: None, _folder: None }
+        Self { service, redis, sql, api, url, database: None, folder: None }
     }
 
     pub fn database_url(&self) -> String {

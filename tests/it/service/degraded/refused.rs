@@ -113,7 +113,11 @@ async fn takes_no_writes(refusal: Refusal, shards: &str) {
     // Everybody's time passed meanwhile: that is in the history, at the deadline, whenever it could be written.
     let histories = eventually(SOON, async || {
         let histories = scene.histories().await;
-        if histories.len() >= 3 * USERS as usize { Ok(histories) } else { Err(histories.len()) }
+        if i64::try_from(histories.len()).unwrap() >= 3 * USERS {
+            Ok(histories)
+        } else {
+            Err(histories.len())
+        }
     })
     .await;
     assert_alternates(&histories);

@@ -104,7 +104,7 @@ async fn sql_is_away(hung: bool, default: Duration) {
         postgres.restart().await;
     }
     let back = Instant::now();
-    eventually(Duration::from_secs(60), async || {
+    eventually(Duration::from_mins(1), async || {
         let scrape = Scrape::of(&scene.api).await;
         let oldest = scrape.value("presence_transitions_oldest_waiting_seconds");
         if oldest < 1.0 { Ok(()) } else { Err(oldest) }
