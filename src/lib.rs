@@ -5,12 +5,13 @@
 //! | room | owns | may import |
 //! |---|---|---|
 //! | [`model`] | plain types and pure rules: the account rule, the merge, the chain | nothing |
+//! | [`metrics`] | the counters' types and the Prometheus format; each room owns its own numbers | nothing |
 //! | [`live`] | everything Redis: keys, scripts, stream, expiry events, connections, the embedded server | `model` |
 //! | [`store`] | everything SQL: one folder per database behind one trait | `model` |
 //! | [`identity`] | passwords, tokens, accounts, login sessions | `model`, `store` |
-//! | [`presence`] | heartbeat, leave, set status, read; the group commit; the fence | `model`, `store`, `live` |
-//! | [`tasks`] | the loops: sweep, listen, persist, reconcile, account changes, `last_seen` | `presence`, `store`, `live`, `model` |
-//! | [`http`] | one route table, extractors, errors, handlers, the accept loop | `presence`, `identity`, `model` |
+//! | [`presence`] | heartbeat, leave, set status, read; the group commit; the fence | `model`, `metrics`, `store`, `live` |
+//! | [`tasks`] | the loops: sweep, listen, persist, reconcile, account changes, `last_seen` | `presence`, `store`, `live`, `model`, `metrics` |
+//! | [`http`] | one route table, extractors, errors, handlers, the accept loop | `presence`, `identity`, `model`, `metrics` |
 //! | [`app`] | settings; the one place that builds and wires | all |
 //!
 //! `docs/architecture.md` walks through a heartbeat, an expiry and a status read.
@@ -19,6 +20,7 @@ pub mod app;
 pub mod http;
 pub mod identity;
 pub mod live;
+pub mod metrics;
 pub mod model;
 pub mod presence;
 pub mod store;

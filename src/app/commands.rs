@@ -80,8 +80,14 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
             .await
             .context("Redis does not answer: is REDIS_URL right, and the server up?")??;
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
-        let context =
-            Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };
+        let context = Context {
+            live: live.clone(),
+            store,
+            presence,
+            last_seen_flush: Duration::ZERO,
+            counts: tasks::Counts::default(),
+            sweep: true,
+        };
         check(&context).await
     }
     .await;

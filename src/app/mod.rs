@@ -3,6 +3,7 @@
 mod backing;
 mod cli;
 mod commands;
+mod farewell;
 mod serve;
 mod settings;
 

@@ -1,37 +1,34 @@
 //! `presenced serve`: the service from its first line to its last.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backing::{self, DataFolder};
+use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
 use crate::http::{self, AppState};
 use crate::identity::Identity;
-use crate::live::EmbeddedRedis;
-use crate::presence::PresenceService;
-use crate::tasks::{Context, Tasks};
-
-/// How long requests in flight may take when the service ends; with the persister's last batch and the embedded
-/// server's farewell it stays below 10 s.
-const GRACE: Duration = Duration::from_secs(3);
+use crate::live::{EmbeddedRedis, LiveError, LiveSet};
+use crate::metrics::Registry;
+use crate::presence::{PresenceService, drill};
+use crate::store::Store;
+use crate::tasks::{Context, Counts, Tasks};
 
 /// How long a start waits for Redis before it goes on without.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping: finishing what is in flight");
-    };
+    let stop = told_to_stop()?;
     tokio::pin!(stop);
+    if let Some(task) = &settings.panic_in {
+        drill::announce(task);
+    }
 
     // Before anything else, so that an address in use is known at once.
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
@@ -50,19 +47,17 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
-    let mut redis_is_ready = false;
-    match tokio::time::timeout(FIRST_PATIENCE, &mut redis).await {
-        Ok(Ok(())) => redis_is_ready = true,
-        Ok(Err(error)) => {
-            end(embedded).await;
-            return Err(error.into());
+    let first = tokio::select! {
+        first = at_first(redis.as_mut(), &store, settings, &identity) => first.map(Some),
+        () = &mut stop => Ok(None),
+    };
+    let First { mut redis_is_ready, mut database_is_ready, admin } = match first {
+        Ok(Some(first)) => first,
+        other => {
+            end(embedded, Farewell::begin(settings.shutdown_timeout)).await;
+            return other.map(drop);
         }
-        Err(_) => tracing::warn!(
-            "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
-        ),
-    }
-    let mut database_is_ready = backing::migrate(&store).await?;
-    let admin = if database_is_ready { ensure_admin(settings, &identity).await? } else { None };
+    };
     let mut database = std::pin::pin!(async {
         backing::migrate_in_time(&store).await?;
         if let Some(admin) = ensure_admin(settings, &identity).await? {
@@ -72,21 +67,27 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     });
 
     let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+    let (counts, mut metrics) = (Counts::default(), Registry::default());
+    presence.register(&mut metrics);
+    counts.register(&mut metrics);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),
         store: store.clone(),
         presence: presence.clone(),
         last_seen_flush: settings.last_seen_flush,
+        counts,
         sweep: !settings.without_sweeper,
     });
     announce(&listener, admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-    let router = http::router(AppState { presence, identity: identity.clone() });
-    let server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, GRACE));
+    let failing = presence.clone();
+    let router = http::router(AppState { presence, identity: identity.clone(), metrics: Arc::new(metrics) });
+    let grace = Farewell::for_requests(settings.shutdown_timeout);
+    let mut server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, grace));
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),
-            failure = tasks.failed() => break Err(anyhow::anyhow!(
+            failure = failure(&mut tasks, &failing, &live, &mut server) => break Err(anyhow::anyhow!(
                 "{failure}; this is a defect, and the process ends rather than live on half alive"
             )),
             ready = &mut redis, if !redis_is_ready => match ready {
@@ -109,13 +110,71 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             }
         }
     };
+    let farewell = Farewell::begin(settings.shutdown_timeout);
     drop(stop_http);
-    let _ = server.await;
-    tasks.stop().await;
-    live.close().await;
-    end(embedded).await;
+    if !server.is_finished() {
+        let _ = server.await;
+    }
+    tasks.stop(farewell.batches, farewell.cut).await;
+    let _ = timeout_at(farewell.connections, live.close()).await;
+    end(embedded, farewell).await;
     tracing::debug!("stopped");
     outcome
+}
+
+/// Listens for SIGTERM and SIGINT from now on; the future is done when one has come.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: finishing what is in flight");
+    })
+}
+
+/// What a start has found.
+struct First {
+    redis_is_ready: bool,
+    database_is_ready: bool,
+    admin: Option<Admin>,
+}
+
+/// The first look at Redis and SQL, neither of which is waited for long.
+async fn at_first(
+    redis: impl Future<Output = Result<(), LiveError>>,
+    store: &Arc<dyn Store>,
+    settings: &Settings,
+    identity: &Identity,
+) -> anyhow::Result<First> {
+    let redis_is_ready = if let Ok(ready) = timeout(FIRST_PATIENCE, redis).await {
+        ready?;
+        true
+    } else {
+        tracing::warn!(
+            "Redis does not answer yet: heartbeats get 503 until it does; is REDIS_URL right, and the server up?"
+        );
+        false
+    };
+    let database_is_ready = backing::migrate(store).await?;
+    let admin = if database_is_ready { ensure_admin(settings, identity).await? } else { None };
+    Ok(First { redis_is_ready, database_is_ready, admin })
+}
+
+/// Returns when something has died without which the process would live on half alive, and says what.
+async fn failure(
+    tasks: &mut Tasks,
+    presence: &PresenceService,
+    live: &LiveSet,
+    server: &mut JoinHandle<()>,
+) -> String {
+    tokio::select! {
+        failed = tasks.failed() => failed,
+        failed = presence.failed() => failed,
+        failed = live.failed() => failed,
+        _ = server => "the accept loop has ended".to_string(),
+    }
 }
 
 /// The account `admin`, made just now.
@@ -190,8 +249,9 @@ async fn ended(embedded: &mut Option<EmbeddedRedis>) {
     }
 }
 
-async fn end(embedded: Option<EmbeddedRedis>) {
+/// Ends the embedded server, in time.
+async fn end(embedded: Option<EmbeddedRedis>, farewell: Farewell) {
     if let Some(embedded) = embedded {
-        embedded.stop().await;
+        embedded.stop_within(farewell.embedded.saturating_duration_since(Instant::now())).await;
     }
 }

@@ -71,6 +71,15 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_LAST_SEEN_FLUSH", default_value = "60s", global = true, value_name = "TIME", value_parser = flush)]
     pub last_seen_flush: Duration,
 
+    /// How long the end of the process may take after SIGTERM or SIGINT (1s to 5m)
+    #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = shutdown_timeout)]
+    pub shutdown_timeout: Duration,
+
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit` or http. For the test
+    /// that shows that the process ends
+    #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
+    pub panic_in: Option<String>,
+
     /// Takes the sweeper away: offline then comes when Redis says so, which may be minutes late. For the test that
     /// shows what it is worth
     #[arg(long, env = "PRESENCE_WITHOUT_SWEEPER", global = true, hide = true)]
@@ -128,6 +137,10 @@ fn refresh_ttl(text: &str) -> Result<Duration, String> {
 
 fn grace(text: &str) -> Result<Duration, String> {
     span(text, "0s", "5m")
+}
+
+fn shutdown_timeout(text: &str) -> Result<Duration, String> {
+    span(text, "1s", "5m")
 }
 
 fn flush(text: &str) -> Result<Duration, String> {

@@ -15,12 +15,15 @@ pub mod server;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::identity::Identity;
+use crate::metrics::Registry;
 use crate::presence::PresenceService;
 use handlers::{admin, health, identity, presence};
 use problem::Problem;
@@ -34,6 +37,8 @@ pub struct AppState {
     pub presence: PresenceService,
     /// Who may speak.
     pub identity: Identity,
+    /// What is counted.
+    pub metrics: Arc<Registry>,
 }
 
 /// The routes. Paths stand here without their trailing slash; each answers with it too. What changes SQL and then Redis
@@ -60,6 +65,7 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
         // Operations.
         ("/healthz", get(health::healthz)),
         ("/readyz", get(health::readyz)),
+        ("/metrics", get(health::metrics)),
     ]
 }
 
@@ -130,7 +136,7 @@ mod tests {
     #[test]
     fn the_table_holds_no_path_twice() {
         let paths: Vec<_> = table().into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths.len(), 16);
+        assert_eq!(paths.len(), 17);
         assert!(paths.iter().all(|path| !path.ends_with('/')));
         // Registering a path twice, or two that clash, panics.
         let _ =

@@ -133,6 +133,11 @@ impl Problem {
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    fn refuses() -> Self {
+        let detail = "The presence store takes no changes right now. Try again in a moment.";
+        Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
     fn overloaded(status: StatusCode) -> Self {
         let detail = "Too many requests at once. Try again in a moment.";
         Self { retry_after: Some(RETRY_OVERLOADED), ..Self::new(status, detail) }
@@ -157,6 +162,10 @@ impl From<PresenceError> for Problem {
                 // Whoever reaches for it says so, once; a line a request would drown it.
                 tracing::debug!(reason, "a request needs Redis, which is not available");
                 Self::unavailable("its presence store")
+            }
+            PresenceError::RedisRefuses(reason) => {
+                tracing::debug!(reason, "a request needs Redis, which takes no changes");
+                Self::refuses()
             }
             PresenceError::Overloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
             PresenceError::Store(error) => from_store(error.is_unavailable(), &error),
@@ -271,6 +280,7 @@ mod tests {
             (PresenceError::SessionEnded.into(), 401),
             (PresenceError::NoSuchAccount.into(), 404),
             (away().into(), 503),
+            (PresenceError::RedisRefuses("secret inside".into()).into(), 503),
             (PresenceError::Overloaded.into(), 503),
             (IdentityError::Invalid(FieldErrors::one("email", "x")).into(), 422),
             (IdentityError::Taken { field: "email" }.into(), 409),

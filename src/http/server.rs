@@ -11,6 +11,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::presence::drill::drill;
+
 /// How long a connection may take for the head of its next request, idling included: hyper counts both as one. Longer
 /// than two heartbeats, so that clients keep their connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -32,6 +34,7 @@ pub async fn serve(
     let connections = GracefulShutdown::new();
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    drill("http");
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

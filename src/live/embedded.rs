@@ -17,7 +17,7 @@ use super::{LiveError, Result};
 
 /// How long a start, or the end of a former server, may take. Loading a large data set takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a server may take to write its data at the end.
+/// How long a server may take to write its data at the end, where nothing else is said.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// `"$@"` is the server and its arguments. The pipe comes as standard input, which a shell takes from what it puts into
@@ -82,9 +82,14 @@ impl EmbeddedRedis {
     }
 
     /// Ends the server and waits until its data is written.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.stop_within(FAREWELL).await;
+    }
+
+    /// [`Self::stop`], waiting for `patience` at most.
+    pub async fn stop_within(mut self, patience: Duration) {
         drop(self.line.take());
-        if tokio::time::timeout(FAREWELL, self.tether.wait()).await.is_err() {
+        if tokio::time::timeout(patience, self.tether.wait()).await.is_err() {
             tracing::warn!("the embedded redis-server is still writing; it ends by itself");
         }
     }

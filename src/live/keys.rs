@@ -75,6 +75,11 @@ impl Keys {
         Self::of(0).named("shards")
     }
 
+    /// Written by a process that wants to know whether Redis takes writes; gone a millisecond later.
+    pub(super) fn probe(instance: &str) -> Key {
+        format!("presence:probe:{instance}").into()
+    }
+
     fn named(self, name: &str) -> Key {
         format!("presence:{{{}}}:{name}", self.shard).into()
     }

@@ -1,8 +1,8 @@
 //! Connections to Redis: how a client is configured, and how long a call may wait for one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error, ErrorKind};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 pub(super) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between attempts to connect.
 const RECONNECT_DELAY_MS: u32 = 100;
+/// Between two looks for another server where this one takes no writes: a replica that was the primary closes no
+/// connection, and whoever asks for its name again may find the new one. Reads are cut short by each look.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
 /// How many expiry events may wait for the listener before it has to look for itself.
 const EVENT_CAPACITY: usize = 8_192;
 /// The same for news of a connection. Each client has nine such channels, and their room is taken at once.
@@ -38,6 +41,7 @@ pub(super) struct Link {
     gate: Arc<AtomicBool>,
     /// Whether a silent connection is being replaced.
     replacing: Arc<AtomicBool>,
+    looked_elsewhere: Arc<Mutex<Option<Instant>>>,
     _watcher: Arc<AbortOnDrop>,
 }
 
@@ -49,6 +53,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Ends a replacement, however it ends.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Link {
     /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
     pub(super) fn open(options: &Options, extra: Duration, gate: &Arc<AtomicBool>) -> Result<Self> {
@@ -57,6 +70,7 @@ impl Link {
         let mut errors = client.error_rx();
         let mut reconnects = client.reconnect_rx();
         let seen_from = client.clone();
+        let mut connection = client.connect();
         let watcher = tokio::spawn(async move {
             loop {
                 // News are a reason to look, and so is a while without: the state itself is read off the client. A
@@ -65,6 +79,13 @@ impl Link {
                     error = errors.recv() => error.map(drop),
                     reconnection = reconnects.recv() => reconnection.map(drop),
                     () = tokio::time::sleep(PATIENCE) => Ok(()),
+                    // It connects anew for ever: this end is our own `quit`, or a defect.
+                    ended = &mut connection => {
+                        if !matches!(ended, Ok(Ok(()))) {
+                            tracing::error!(?ended, "the task behind a connection to Redis has ended");
+                        }
+                        return;
+                    }
                 };
                 if matches!(news, Err(RecvError::Closed)) {
                     return;
@@ -73,9 +94,15 @@ impl Link {
                 up_now.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
             }
         });
-        client.connect();
         let watcher = Arc::new(AbortOnDrop(watcher));
-        Ok(Self { client, up, gate: gate.clone(), replacing: Arc::default(), _watcher: watcher })
+        Ok(Self {
+            client,
+            up,
+            gate: gate.clone(),
+            replacing: Arc::default(),
+            looked_elsewhere: Arc::default(),
+            _watcher: watcher,
+        })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -108,8 +135,10 @@ impl Link {
         tokio::select! {
             biased;
             answer = command => {
-                if matches!(&answer, Err(error) if *error.kind() == ErrorKind::Timeout) {
-                    self.replace_connection();
+                match &answer {
+                    Err(error) if *error.kind() == ErrorKind::Timeout => self.replace_connection(),
+                    Err(error) if error.details().starts_with("READONLY") => self.look_elsewhere(),
+                    _ => {}
                 }
                 Ok(answer)
             }
@@ -133,11 +162,26 @@ impl Link {
         if self.replacing.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (client, replacing) = (self.client.clone(), self.replacing.clone());
+        let (client, done) = (self.client.clone(), Done(self.replacing.clone()));
         tokio::spawn(async move {
             let _ = client.force_reconnection().await;
-            replacing.store(false, Ordering::Relaxed);
+            drop(done);
         });
+    }
+
+    /// Connects anew where the server is a replica, now and then.
+    fn look_elsewhere(&self) {
+        let mut looked = self.looked_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_ELSEWHERE) {
+            *looked = Some(Instant::now());
+            self.replace_connection();
+        }
+    }
+
+    /// Returns when nobody looks after the connection any more: every call would find it down for ever.
+    pub(super) async fn abandoned(&self) {
+        let mut up = self.up.clone();
+        while up.changed().await.is_ok() {}
     }
 
     /// Waits until there is a connection.
@@ -194,6 +238,8 @@ fn builder(options: &Options, extra: Duration, capacity: usize) -> Result<Builde
                 max_timeout: Some(options.command_timeout * 2 + extra),
                 interval: Duration::from_millis(500),
             },
+            // fred's default is to connect anew at each READONLY or LOADING, which leaves nothing for reads.
+            reconnect_errors: vec![],
             tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
             ..ConnectionConfig::default()
         });

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
-use fred::types::{SetOptions, Value};
+use fred::types::{Expiration, SetOptions, Value};
 
 use super::keys::Keys;
 use super::link::Link;
@@ -107,15 +107,26 @@ impl LiveSet {
         Reconnections(self.back.reconnections())
     }
 
+    /// Returns when a connection is not looked after any more, which only its closing should bring about, and says so.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            () = self.front.abandoned() => {}
+            () = self.back.abandoned() => {}
+            () = self.blocking.abandoned() => {}
+        }
+        "a connection to Redis is not looked after any more".to_string()
+    }
+
     /// Closes the connections; the blocking one goes with the process, for it hears nothing while it waits.
     pub async fn close(&self) {
         tokio::join!(self.front.close(), self.back.close());
     }
 
-    /// Whether Redis answers.
-    pub async fn ping(&self) -> Result<()> {
-        use fred::interfaces::ClientLike;
-        Ok(self.front.run(self.front.client().ping::<()>(None)).await??)
+    /// Whether Redis answers and takes writes, by one whose key is gone at once.
+    pub async fn takes_writes(&self) -> Result<()> {
+        let key = Keys::probe(&self.options.instance);
+        let write = self.front.client().set::<(), _, _>(key, "", Some(Expiration::PX(1)), None, false);
+        Ok(self.front.run(write).await??)
     }
 
     /// Waits until Redis is there and known to be used with this number of shards; until then every call finds it away.

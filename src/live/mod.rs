@@ -12,6 +12,7 @@ mod fence;
 mod keys;
 mod link;
 mod live_set;
+mod measure;
 mod scripts;
 mod stream;
 
@@ -22,6 +23,7 @@ pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, FormerFence, Verdict};
 pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
+pub use measure::Measures;
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.

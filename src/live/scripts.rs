@@ -40,6 +40,7 @@ pub(super) mod named {
     script!(fence: "life");
     script!(heartbeat: "clock" "life" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
+    script!(measure: "clock");
     script!(online: "clock");
     script!(raise: "life");
     script!(read: "clock" "sessions");

@@ -108,7 +108,8 @@ impl LiveSet {
         Ok(total)
     }
 
-    /// Takes this process's name off the group (`lua/resign.lua`); for a clean shutdown.
+    /// Takes this process's name off the group, or hands over what it leaves in hand (`lua/resign.lua`); for a clean
+    /// shutdown.
     pub async fn resign(&self) -> Result<()> {
         self.take_names_off(self.options.instance.as_str()).await
     }

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::fence::FenceKeeper;
 use super::{Beat, PresenceError};
 use crate::live::{Heartbeat, HeartbeatOutcome, LiveSet};
+use crate::metrics::Histogram;
 use crate::model::Millis;
 
 /// Heartbeats in one call: about 1 ms of Redis's time.
@@ -33,13 +34,23 @@ pub(super) struct Batcher {
 }
 
 impl Batcher {
-    pub(super) fn start(live: &LiveSet, fence: &FenceKeeper) -> Self {
+    pub(super) fn start(live: &LiveSet, fence: &FenceKeeper, batch_sizes: &Histogram) -> Self {
         let queues = live.shards().map(|shard| {
             let (queue, waiting) = mpsc::channel(QUEUE);
-            tokio::spawn(work(shard, live.clone(), fence.clone(), waiting));
+            tokio::spawn(work(shard, live.clone(), fence.clone(), waiting, batch_sizes.clone()));
             queue
         });
         Self { live: live.clone(), queues: queues.collect() }
+    }
+
+    /// Returns when a worker has died: its end of the queue is gone.
+    pub(super) async fn worker_died(&self) {
+        futures_util::future::select_all(self.queues.iter().map(|queue| Box::pin(queue.closed()))).await;
+    }
+
+    /// How many heartbeats wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).sum()
     }
 
     /// Hands a heartbeat in and waits for its outcome.
@@ -52,11 +63,18 @@ impl Batcher {
     }
 }
 
-async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::Receiver<Waiting>) {
+async fn work(
+    shard: u32,
+    live: LiveSet,
+    fence: FenceKeeper,
+    mut waiting: mpsc::Receiver<Waiting>,
+    batch_sizes: Histogram,
+) {
     let places = Arc::new(Semaphore::new(BEHIND_A_FENCE));
     let (mut beats, mut answers) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
     let mut arrived = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
+        super::drill::drill("group_commit");
         for Waiting { beat, answer } in arrived.drain(..) {
             // A client that has given up needs no call.
             if !answer.is_closed() {
@@ -64,8 +82,11 @@ async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::
                 answers.push(answer);
             }
         }
-        let reply =
-            if beats.is_empty() { Ok((Millis(0), vec![])) } else { live.heartbeat(shard, &beats).await };
+        if beats.is_empty() {
+            continue;
+        }
+        batch_sizes.observe(f64::from(u16::try_from(beats.len()).unwrap_or(u16::MAX)));
+        let reply = live.heartbeat(shard, &beats).await;
         match reply {
             Ok((now, outcomes)) => {
                 let mut unfenced = Vec::new();
@@ -90,7 +111,7 @@ async fn work(shard: u32, live: LiveSet, fence: FenceKeeper, mut waiting: mpsc::
             Err(error) => {
                 beats.clear();
                 for answer in answers.drain(..) {
-                    let _ = answer.send(Err(PresenceError::RedisUnavailable(error.to_string())));
+                    let _ = answer.send(Err(PresenceError::from(&error)));
                 }
             }
         }
@@ -119,9 +140,11 @@ async fn try_again_behind_a_fence(
             }
         }
         Err(error) => {
-            let text = error.to_string();
             for answer in answers {
-                let _ = answer.send(Err(PresenceError::RedisUnavailable(text.clone())));
+                let _ = answer.send(Err(match &error {
+                    PresenceError::RedisRefuses(reason) => PresenceError::RedisRefuses(reason.clone()),
+                    other => PresenceError::RedisUnavailable(other.to_string()),
+                }));
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
-//! Owns the group commit (`batch`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
+//! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
 //! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
+mod counts;
+pub mod drill;
 mod fence;
 mod read;
 mod trouble;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::batch::Batcher;
+use self::counts::Counts;
 use self::fence::FenceKeeper;
 use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
 use crate::model::{Account, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective};
@@ -42,6 +45,9 @@ pub enum PresenceError {
     /// Redis is away, or does not answer in time.
     #[error("Redis is not available: {0}")]
     RedisUnavailable(String),
+    /// Redis answers, but takes no writes: it is read-only, out of memory, or loading.
+    #[error("Redis takes no changes: {0}")]
+    RedisRefuses(String),
     /// More heartbeats wait than may.
     #[error("too many heartbeats are waiting for Redis")]
     Overloaded,
@@ -117,6 +123,8 @@ struct Inner {
     store: Arc<dyn Store>,
     fence: FenceKeeper,
     batcher: Batcher,
+    counts: Counts,
+    heartbeat_trouble: Trouble,
     redis_trouble: Trouble,
     /// Whether the latest heartbeat or read found Redis silent. Every request that reads begins with a heartbeat, so a
     /// read which finds this set does not wait for Redis once more.
@@ -142,13 +150,16 @@ impl PresenceService {
     /// Puts the service together; `ended_ttl` is the lifetime of an access token.
     pub fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
         let fence = FenceKeeper::new(live.clone(), store.clone(), ended_ttl);
-        let batcher = Batcher::start(&live, &fence);
+        let counts = Counts::new();
+        let batcher = Batcher::start(&live, &fence, &counts.batch_sizes);
         let redis_trouble = Trouble::new("Redis does not answer; reads come from SQL, marked degraded");
         let inner = Inner {
             live,
             store,
             fence,
             batcher,
+            counts,
+            heartbeat_trouble: Trouble::new("heartbeats get 503: Redis does not take them"),
             redis_trouble,
             redis_is_silent: AtomicBool::new(false),
             answers_again: Notify::new(),
@@ -160,25 +171,39 @@ impl PresenceService {
     ///
     /// # Errors
     /// [`PresenceError::Blocked`], [`PresenceError::SessionEnded`], [`PresenceError::RedisUnavailable`],
-    /// [`PresenceError::Overloaded`].
+    /// [`PresenceError::RedisRefuses`], [`PresenceError::Overloaded`].
     pub async fn heartbeat(&self, who: &SessionKey, word: HeartbeatWord) -> Result<Beat, PresenceError> {
         let beat = self.inner.batcher.submit(Heartbeat { who: who.clone(), word });
         let outcome = tokio::time::timeout(HEARTBEAT_PATIENCE, beat)
             .await
             .unwrap_or_else(|_| Err(PresenceError::RedisUnavailable("it did not answer in time".into())));
+        self.inner.counts.count(&outcome);
         match &outcome {
-            Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(false),
+            Err(error @ PresenceError::RedisUnavailable(_)) => {
+                self.inner.heard(false);
+                self.inner.heartbeat_trouble.note(error);
+            }
+            // It answers, and may be read.
+            Err(error @ PresenceError::RedisRefuses(_)) => {
+                self.inner.heard(true);
+                self.inner.heartbeat_trouble.note(error);
+            }
             Err(PresenceError::Overloaded) => {}
-            _ => self.inner.heard(true),
+            _ => {
+                self.inner.heard(true);
+                self.inner.heartbeat_trouble.over();
+            }
         }
         outcome
     }
 
-    /// Lets a reader in: an activity touch; where Redis is away, SQL says whether account and session still may.
+    /// Lets a reader in: an activity touch; where Redis is away or takes no changes, SQL says whether account and session still may.
     pub async fn admit_reader(&self, who: &SessionKey) -> Result<(), PresenceError> {
         match self.heartbeat(who, HeartbeatWord::Touch).await {
             Ok(_) => Ok(()),
-            Err(PresenceError::RedisUnavailable(_)) => self.admit_by_sql(who).await,
+            Err(PresenceError::RedisUnavailable(_) | PresenceError::RedisRefuses(_)) => {
+                self.admit_by_sql(who).await
+            }
             Err(refused) => Err(refused),
         }
     }
@@ -286,9 +311,16 @@ impl PresenceService {
         self.inner.answers_again.notified().await;
     }
 
+    /// Returns when a worker of the group commit has died, which none should, and says so: what waits for it would wait
+    /// in vain.
+    pub async fn failed(&self) -> String {
+        self.inner.batcher.worker_died().await;
+        "a worker of the group commit has died".to_string()
+    }
+
     /// Asks each dependency; answers within 2 s whatever their state.
     pub async fn health(&self) -> Health {
-        let redis = async { self.inner.live.ping().await.map_err(|error| error.to_string()) };
+        let redis = async { self.inner.live.takes_writes().await.map_err(|error| error.to_string()) };
         let database = async { self.inner.store.ping().await.map_err(|error| error.to_string()) };
         let late = || Err("no answer in time".to_string());
         let (redis, database) = tokio::join!(
@@ -309,8 +341,17 @@ fn random_token() -> String {
     format!("{:032x}", u128::from_le_bytes(bytes))
 }
 
+impl From<&LiveError> for PresenceError {
+    fn from(error: &LiveError) -> Self {
+        match error {
+            LiveError::Refused(reason) => Self::RedisRefuses(reason.clone()),
+            other => Self::RedisUnavailable(other.to_string()),
+        }
+    }
+}
+
 impl From<LiveError> for PresenceError {
     fn from(error: LiveError) -> Self {
-        Self::RedisUnavailable(error.to_string())
+        Self::from(&error)
     }
 }

@@ -16,11 +16,15 @@ pub(super) async fn run(context: &Context) {
         Trouble::new("last_seen cannot be written behind for now; it is caught up later");
     loop {
         sleep(context.last_seen_flush).await;
+        let mut all_done = true;
         for shard in context.live.shards() {
-            match flush(context, shard).await {
-                Ok(()) => TROUBLE.over(),
-                Err(error) => TROUBLE.note(&error),
+            if let Err(error) = flush(context, shard).await {
+                TROUBLE.note(&error);
+                all_done = false;
             }
+        }
+        if all_done {
+            TROUBLE.over();
         }
     }
 }

@@ -56,9 +56,10 @@ async fn listen(context: &Context, sweep_now: &SweepNow) -> Result<(), LiveError
             next = timeout(GATHER, events.next()).await.ok();
         }
         for (shard, users) in expired {
-            if context.live.claim(shard, &users).await.is_err() {
+            match context.live.claim(shard, &users).await {
+                Ok(claimed) => context.counts.claimed_by_listener(claimed),
                 // Nothing is lost: the deadlines stay in the live set.
-                sweep_now.notify_waiters();
+                Err(_) => sweep_now.notify_waiters(),
             }
         }
     }

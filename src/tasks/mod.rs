@@ -5,28 +5,34 @@
 //! defect; [`Tasks::failed`] reports it and the process ends rather than live on half alive.
 
 mod accounts;
+mod counts;
 mod last_seen;
 mod listen;
 mod persist;
 mod reconcile;
 mod sweep;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::live::LiveSet;
 use crate::presence::PresenceService;
+use crate::presence::drill::drill;
 use crate::store::Store;
 
+pub use counts::Counts;
 pub use persist::{Drained, drain_all};
 pub use reconcile::{Reconciled, reconcile_once};
 pub use sweep::{Swept, sweep_once};
 
-/// How long the persister's last batch may take when the process ends.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How long it may take to take this process's name off the group of persisters.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What every loop works with; clones share it.
 #[derive(Clone)]
@@ -39,15 +45,26 @@ pub struct Context {
     pub presence: PresenceService,
     /// How often `last_seen` is written behind; zero for never.
     pub last_seen_flush: Duration,
+    /// What the loops count.
+    pub counts: Counts,
     /// Whether deadlines are swept. Off only in the test that shows what expiry events alone are worth.
     pub sweep: bool,
 }
 
 /// The running loops.
 pub struct Tasks {
-    loops: JoinSet<&'static str>,
-    stop: watch::Sender<bool>,
+    live: LiveSet,
+    loops: JoinSet<Ended>,
+    stop: watch::Sender<Option<Instant>>,
 }
+
+/// Which loop has ended, and how.
+struct Ended {
+    name: &'static str,
+    panicked: bool,
+}
+
+const PERSIST: &str = "persist";
 
 /// Told by whoever suspects that deadlines have passed unheard.
 pub(crate) type SweepNow = Arc<Notify>;
@@ -55,7 +72,7 @@ pub(crate) type SweepNow = Arc<Notify>;
 impl Tasks {
     /// Starts all loops.
     pub fn start(context: &Context) -> Self {
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(None);
         let mut loops = JoinSet::new();
         let sweep_now: SweepNow = Arc::default();
         if context.sweep {
@@ -76,41 +93,47 @@ impl Tasks {
         }
         // The persister alone has something in hand that is worth finishing.
         let one = context.clone();
-        loops.spawn(async move {
-            persist::run(&one, stopping).await;
-            "persist"
-        });
-        Self { loops, stop }
+        loops.spawn(named(PERSIST, async move { persist::run(&one, stopping).await }));
+        Self { live: context.live.clone(), loops, stop }
     }
 
-    /// Returns when a loop ends by itself, which none should, with its name.
+    /// Returns when a loop ends by itself, which none should, and says which.
     pub async fn failed(&mut self) -> String {
         match self.loops.join_next().await {
-            Some(Ok(name)) => format!("the loop '{name}' has ended"),
+            Some(Ok(Ended { name, panicked: true })) => format!("the loop '{name}' has panicked"),
+            Some(Ok(Ended { name, panicked: false })) => format!("the loop '{name}' has ended"),
             Some(Err(error)) => format!("a loop has failed: {error}"),
             None => "there are no loops".to_string(),
         }
     }
 
-    /// Lets the persister finish its batch, and ends the others. A batch that takes too long is left: it is not
-    /// acknowledged, and whoever comes next does it again.
-    pub async fn stop(mut self) {
-        self.stop.send_replace(true);
+    /// Lets the persister write what waits, taking no new batch after `until`, and ends the others; then hands over what is
+    /// left. A batch that takes longer than until `cut` is not acknowledged, and whoever comes next does it again.
+    pub async fn stop(mut self, until: Instant, cut: Instant) {
+        self.stop.send_replace(Some(until));
         let finished = async {
             while let Some(ended) = self.loops.join_next().await {
-                if matches!(ended, Ok("persist")) {
+                if matches!(ended, Ok(Ended { name: PERSIST, .. })) {
                     break;
                 }
             }
         };
-        if tokio::time::timeout(FAREWELL, finished).await.is_err() {
-            tracing::warn!("the persister's last batch took too long; it waits in Redis for the next start");
+        if timeout_at(cut, finished).await.is_err() {
+            tracing::warn!(
+                "the persister's last batch took too long; it waits in Redis for whoever comes next"
+            );
         }
         self.loops.shutdown().await;
+        let _ = timeout(FAREWELL, self.live.resign()).await;
     }
 }
 
-async fn named(name: &'static str, run: impl Future<Output = ()>) -> &'static str {
-    run.await;
-    name
+/// Catches a panic, whose text the panic hook has printed, so that the loop can be named.
+async fn named(name: &'static str, run: impl Future<Output = ()>) -> Ended {
+    let run = async {
+        drill(name);
+        run.await;
+    };
+    let panicked = AssertUnwindSafe(run).catch_unwind().await.is_err();
+    Ended { name, panicked }
 }

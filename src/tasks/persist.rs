@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Context;
 use crate::live::{LiveError, Turn};
@@ -20,8 +20,6 @@ const GATHER: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(500);
 /// A turn of somebody else is looked at again after this long at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long it may take to take this process's name off the group.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 static REDIS_TROUBLE: Trouble = Trouble::new("the persister cannot reach Redis; transitions wait there");
 static SQL_TROUBLE: Trouble = Trouble::new("the persister cannot write to SQL; transitions wait in Redis");
@@ -45,15 +43,18 @@ enum Failure {
     Store(#[from] StoreError),
 }
 
-pub(super) async fn run(context: &Context, mut stopping: watch::Receiver<bool>) {
-    while !*stopping.borrow() {
+/// Until when turns are taken: for ever, or, where the process ends, until that instant.
+type Stopping = watch::Receiver<Option<Instant>>;
+
+pub(super) async fn run(context: &Context, mut stopping: Stopping) {
+    while stopping.borrow().is_none() {
         tokio::select! {
             () = wait(context) => {}
-            _ = stopping.wait_for(|stop| *stop) => break,
+            _ = stopping.wait_for(Option::is_some) => break,
         }
         match drain(context, &stopping).await {
             Ok(Drained { others_at_it: true, .. }) => {
-                let _ = timeout(ASK_AGAIN, stopping.wait_for(|stop| *stop)).await;
+                let _ = timeout(ASK_AGAIN, stopping.wait_for(Option::is_some)).await;
             }
             Ok(_) => {
                 REDIS_TROUBLE.over();
@@ -65,17 +66,19 @@ pub(super) async fn run(context: &Context, mut stopping: watch::Receiver<bool>) 
                     Failure::Store(error) => {
                         SQL_TROUBLE.note(&error);
                         // Only when SQL answers is another turn taken: meanwhile someone better placed can have it.
-                        while context.store.ping().await.is_err() && !*stopping.borrow() {
-                            let _ = timeout(RETRY, stopping.wait_for(|stop| *stop)).await;
+                        while context.store.ping().await.is_err() && stopping.borrow().is_none() {
+                            let _ = timeout(RETRY, stopping.wait_for(Option::is_some)).await;
                         }
                     }
                 }
-                let _ = timeout(RETRY, stopping.wait_for(|stop| *stop)).await;
+                let _ = timeout(RETRY, stopping.wait_for(Option::is_some)).await;
             }
         }
     }
-    // What is left waits in the stream for whoever comes next.
-    let _ = timeout(FAREWELL, context.live.resign()).await;
+    // What the last requests brought about. What is left after it waits in the stream for whoever comes next.
+    if let Err(failure) = drain(context, &stopping).await {
+        tracing::warn!(%failure, "the last transitions wait in Redis for whoever comes next");
+    }
 }
 
 async fn wait(context: &Context) {
@@ -85,17 +88,29 @@ async fn wait(context: &Context) {
     sleep(GATHER).await;
 }
 
-/// Writes all that SQL lacks; for the command line.
+/// Writes all that SQL lacks; for the command line. Another persister's turn is waited for, as it may be that of a process
+/// that was killed: it counts for 3 s, and no more turns are waited out than fit into twice that.
 pub async fn drain_all(context: &Context) -> anyhow::Result<Drained> {
-    let (_never, going_on) = watch::channel(false);
-    Ok(drain(context, &going_on).await?)
+    let (_never, going_on) = watch::channel(None);
+    let mut all = drain(context, &going_on).await?;
+    for _ in 0..6 {
+        if !all.others_at_it {
+            break;
+        }
+        sleep(ASK_AGAIN).await;
+        let more = drain(context, &going_on).await?;
+        all.transitions += more.transitions;
+        all.recorded += more.recorded;
+        all.others_at_it = more.others_at_it;
+    }
+    Ok(all)
 }
 
-/// Turn after turn until SQL lacks nothing, or the process is to stop: then the turn under way is the last.
-async fn drain(context: &Context, stopping: &watch::Receiver<bool>) -> Result<Drained, Failure> {
+/// Turn after turn until SQL lacks nothing, or there is no time for another.
+async fn drain(context: &Context, stopping: &Stopping) -> Result<Drained, Failure> {
     let mut drained = Drained::default();
     for shard in context.live.shards() {
-        while !*stopping.borrow() {
+        while stopping.borrow().is_none_or(|until| Instant::now() < until) {
             let work = match context.live.take(shard, BATCH).await? {
                 Turn::Mine(work) => work,
                 Turn::Others(_) => {
@@ -108,6 +123,7 @@ async fn drain(context: &Context, stopping: &watch::Receiver<bool>) -> Result<Dr
             }
             let outcome = context.store.record(shard, &work.transitions).await?;
             context.live.ack(shard, &work).await?;
+            context.counts.persisted(&work.transitions);
             drained.transitions += work.len() as u64;
             drained.recorded += outcome.recorded as u64;
             if !work.unreadable.is_empty() {

@@ -33,10 +33,12 @@ pub struct Swept {
 
 pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
     static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
+    let mut trouble = TROUBLE.share();
     loop {
         let sleep = match look(&context.live, shard).await {
             Ok((swept, next)) => {
-                TROUBLE.over();
+                trouble.over();
+                context.counts.claimed_by_sweeper(swept.claimed);
                 if swept.unfenced {
                     // Redis has forgotten something, whether or not the connection told of it.
                     context.presence.redis_has_forgotten();
@@ -44,7 +46,7 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
                 next
             }
             Err(error) => {
-                TROUBLE.note(&error);
+                trouble.note(&error);
                 NAP
             }
         };

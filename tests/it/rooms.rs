@@ -13,8 +13,14 @@ use std::{
 use crate::house::files;
 
 /// Crates that one room owns.
-const OWNERS: [(&str, &str); 5] =
-    [("fred", "live"), ("sqlx", "store"), ("axum", "http"), ("hyper", "http"), ("hyper_util", "http")];
+const OWNERS: [(&str, &str); 6] = [
+    ("fred", "live"),
+    ("sqlx", "store"),
+    ("axum", "http"),
+    ("hyper", "http"),
+    ("hyper_util", "http"),
+    ("prometheus_client", "metrics"),
+];
 
 /// Each room with the rooms it may import.
 type Table = BTreeMap<String, BTreeSet<String>>;

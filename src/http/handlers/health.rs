@@ -1,11 +1,13 @@
-//! Is the process alive, and can it work.
+//! Is the process alive, can it work, and how is it doing.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::http::AppState;
+use crate::metrics::exposition;
 use crate::presence::Health;
 
 /// `GET /healthz`.
@@ -37,6 +39,14 @@ pub async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Ready>) 
     ready(state.presence.health().await)
 }
 
+/// `GET /metrics`: what was counted since the start, and what Redis knows now, for Prometheus.
+pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let now = state.presence.measure().await;
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (content_type, text) = exposition(accept, &[&state.metrics, &now]);
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
 fn ready(health: Health) -> (StatusCode, Json<Ready>) {
     let (code, status) = if health.redis.is_ok() && health.database.is_ok() {
         (StatusCode::OK, "ok")
@@ -50,7 +60,6 @@ fn ready(health: Health) -> (StatusCode, Json<Ready>) {
 
 #[cfg(test)]
 mod tests {
-    use axum::response::IntoResponse;
     use serde_json::json;
 
     use super::*;

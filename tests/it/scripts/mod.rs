@@ -5,6 +5,7 @@ mod claim;
 mod heartbeat;
 mod leave;
 mod life;
+mod measure;
 mod reads;
 mod reconcile;
 mod set_status;

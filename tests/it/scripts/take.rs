@@ -200,3 +200,23 @@ async fn a_late_acknowledgement_of_another_takes_nothing_along() {
     bench.live.ack(0, &slow).await.unwrap();
     assert_eq!(users(&mine(&other, 10).await), [5, 6, 7, 8, 9]);
 }
+
+#[tokio::test]
+async fn what_a_persister_leaves_in_hand_is_handed_over_at_once() {
+    let bench = Bench::start().await;
+    come_online(&bench, 1..=3).await;
+    let other = live_set(&bench.redis, "other", 1);
+    other.ready().await.unwrap();
+    let taken = mine(&other, 2).await;
+    for _ in 0..2 {
+        other.resign().await.unwrap();
+    }
+    // No lease is waited for; and nothing is lost, nor is its order.
+    let work = mine(&bench.live, 10).await;
+    assert_eq!(users(&work), [1, 2, 3]);
+    assert_eq!(work.transitions[..2], taken.transitions[..]);
+    bench.live.ack(0, &work).await.unwrap();
+    other.resign().await.unwrap();
+    let names = bench.redis.cli(&["XINFO", "CONSUMERS", "presence:{0}:transitions", "persist"]);
+    assert!(names.contains("bench") && !names.contains("other"), "{names}");
+}

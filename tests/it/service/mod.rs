@@ -2,9 +2,12 @@
 
 mod commands;
 mod crowd;
+mod degraded;
 mod embedded;
+mod ending;
 mod fence;
 mod lost;
+mod metrics;
 mod punctual;
 mod start;
 mod statements;
@@ -36,8 +39,9 @@ pub struct Scene {
     pub sql: Sql,
     pub api: Api,
     url: String,
-    _database: Option<TestDatabase>,
-    _folder: TempDir,
+    /// What goes with the scene, where that is its own.
+    database: Option<TestDatabase>,
+    folder: Option<TempDir>,
 }
 
 impl Scene {
@@ -62,6 +66,19 @@ impl Scene {
                 (database.url.clone(), Some(database))
             }
         };
+        let mut scene = Self::start_at(redis, url, users, ttl, env).await;
+        (scene.database, scene.folder) = (test_database, Some(folder));
+        scene
+    }
+
+    /// [`Self::start_on`] this Redis and this empty database, which are somebody else's.
+    pub async fn start_at(
+        redis: RedisServer,
+        url: String,
+        users: i64,
+        ttl: Duration,
+        env: &[(&str, &str)],
+    ) -> Self {
         let store = presenced::store::open(&url, &presenced::store::Options::default()).await.unwrap();
         store.migrate().await.unwrap();
         let sql = Sql::open(&url).await;
@@ -77,7 +94,7 @@ impl Scene {
         })
         .await;
         let api = Api::new(service.base_url());
-        Self { service, redis, sql, api, url, _database: test_database, _folder: folder }
+        Self { service, redis, sql, api, url, database: None, folder: None }
     }
 
     /// One more instance on the same Redis and SQL.

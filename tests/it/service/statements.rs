@@ -125,6 +125,7 @@ async fn steady_heartbeats_send_sqlite_nothing() {
         store: store.clone(),
         presence: presence.clone(),
         last_seen_flush: Duration::ZERO,
+        counts: presenced::tasks::Counts::default(),
         sweep: true,
     };
     let tasks = Tasks::start(&context);
@@ -142,5 +143,6 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let before = store.statements();
     steady(Duration::from_secs(3)).await;
     assert_eq!(store.statements(), before);
-    tasks.stop().await;
+    let soon = tokio::time::Instant::now() + Duration::from_secs(5);
+    tasks.stop(soon, soon).await;
 }

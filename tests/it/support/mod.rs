@@ -8,6 +8,7 @@
 //! | [`process`] | the real `presenced` binary |
 //! | [`http`] | a client for its API |
 //! | [`mint`] | access tokens minted elsewhere |
+//! | [`metrics`] | what `GET /metrics` says, checked to the letter |
 //! | [`sql`] | plain SQL beside the service |
 //! | [`dice`] | chance that can be repeated |
 //! | [`proxy`] | a TCP proxy that cuts connections in the middle of a command |
@@ -21,6 +22,7 @@
 
 pub mod dice;
 pub mod http;
+pub mod metrics;
 pub mod mint;
 pub mod poll;
 pub mod postgres;
