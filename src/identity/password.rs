@@ -3,13 +3,17 @@
 //! A hash costs some 20 MiB and 20 ms of a core on purpose, so a burst of logins could starve every heartbeat. Hence
 //! the bounds: as many at once as there are cores to spare, and a queue that is short in number and in time.
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use argon2::password_hash::{self, PasswordHasher, PasswordVerifier, phc};
-use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use argon2::password_hash::{
+    self, CustomizedPasswordHasher, PasswordHasher, PasswordVerifier, Result as HashResult, phc,
+};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{IdentityError, Result};
 use crate::store::PasswordHash;
@@ -32,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hashes and verifies passwords.
 pub struct Passwords {
+    threads: Threads,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
@@ -47,7 +52,13 @@ impl Passwords {
     }
 
     fn bounded(at_once: usize, queue: usize, patience: Duration) -> Self {
-        Self { running: Arc::new(Semaphore::new(at_once)), waiting: AtomicUsize::new(0), queue, patience }
+        Self {
+            threads: Threads::start(at_once),
+            running: Arc::new(Semaphore::new(at_once)),
+            waiting: AtomicUsize::new(0),
+            queue,
+            patience,
+        }
     }
 
     /// The hash of a password with a fresh salt, in PHC form.
@@ -56,7 +67,7 @@ impl Passwords {
     /// [`IdentityError::Overloaded`], [`IdentityError::Internal`].
     pub async fn hash(&self, password: String) -> Result<PasswordHash> {
         let permit = self.admit().await?;
-        let hashed = off_thread(permit, move || argon2().hash_password(password.as_bytes())).await?;
+        let hashed = self.threads.run(permit, move || argon2().hash_password(password.as_bytes())).await?;
         hashed.map(|hash: phc::PasswordHash| PasswordHash(hash.to_string())).map_err(internal)
     }
 
@@ -71,7 +82,7 @@ impl Passwords {
     /// [`IdentityError::Overloaded`].
     pub async fn verify(&self, password: String, hash: Option<PasswordHash>) -> Result<bool> {
         let permit = self.admit().await?;
-        let verified = off_thread(permit, move || {
+        let verified = self.threads.run(permit, move || {
             // A hash that cannot be read is nobody's, and takes as long.
             let known = hash.as_ref().and_then(|hash| phc::PasswordHash::new(&hash.0).ok());
             let nobody = phc::PasswordHash::new(NOBODY)?;
@@ -116,23 +127,109 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Runs `work` on a blocking thread. The permit goes with it: a thread cannot be cancelled, so its core is free only
-/// when it is done, whether or not anybody still waits for the result.
-async fn off_thread<T: Send + 'static>(
-    permit: OwnedSemaphorePermit,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    let work = move || {
-        let _permit = permit;
-        work()
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| IdentityError::Internal(format!("a password thread died: {error}")))
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for nothing but hashing, as many as may hash at once. Each keeps its 20 MiB for the next hash; on the
+/// runtime's own blocking threads, of which there are hundreds, each as good as another, that would be many times as much.
+struct Threads {
+    jobs: mpsc::Sender<Job>,
 }
 
-fn argon2() -> Argon2<'static> {
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMS)
+impl Threads {
+    fn start(count: usize) -> Self {
+        let (jobs, waiting) = mpsc::channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..count {
+            let waiting = waiting.clone();
+            std::thread::spawn(move || {
+                loop {
+                    let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(job) = job else { return };
+                    // Whoever waits for the result hears of a panic by its absence.
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+            });
+        }
+        Self { jobs }
+    }
+
+    /// Runs `work`. The permit goes with it: a thread cannot be cancelled, so its core is free only when it is done,
+    /// whether or not anybody still waits for the result.
+    async fn run<T: Send + 'static>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (done, result) = oneshot::channel();
+        let job = move || {
+            let _permit = permit;
+            let _ = done.send(work());
+        };
+        let lost = || IdentityError::Internal("a password thread died".to_string());
+        self.jobs.send(Box::new(job)).map_err(|_| lost())?;
+        result.await.map_err(|_| lost())
+    }
+}
+
+/// argon2id in a memory that its thread keeps. Taken from the heap for each hash, and given back, 20 MiB leave holes into
+/// which small things move, so that the next 20 MiB do not fit: after some dozen logins the process was larger by hundreds.
+struct Argon2InPlace {
+    algorithm: Algorithm,
+    version: Version,
+    params: Params,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
+
+fn argon2() -> Argon2InPlace {
+    Argon2InPlace { algorithm: Algorithm::Argon2id, version: Version::V0x13, params: PARAMS }
+}
+
+impl PasswordHasher<phc::PasswordHash> for Argon2InPlace {
+    fn hash_password_with_salt(&self, password: &[u8], salt: &[u8]) -> HashResult<phc::PasswordHash> {
+        let params = &self.params;
+        let argon2 = Argon2::new(self.algorithm, self.version, params.clone());
+        let mut output = [0; phc::Output::MAX_LENGTH];
+        let output = output
+            .get_mut(..params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN))
+            .ok_or(password_hash::Error::OutputSize)?;
+        MEMORY.with_borrow_mut(|memory| {
+            memory.resize(params.block_count().max(PARAMS.block_count()), Block::default());
+            let blocks = &mut memory[..params.block_count()];
+            let hashed = argon2.hash_password_into_with_memory(password, salt, output, blocks);
+            // A stored hash may have asked for more than ours do.
+            memory.truncate(PARAMS.block_count());
+            memory.shrink_to_fit();
+            hashed
+        })?;
+        Ok(phc::PasswordHash {
+            algorithm: self.algorithm.ident(),
+            version: Some(self.version.into()),
+            params: phc::ParamsString::try_from(params)?,
+            salt: Some(phc::Salt::new(salt)?),
+            hash: Some(phc::Output::new(output)?),
+        })
+    }
+}
+
+/// What verifies a stored hash: by the parameters that it names.
+impl CustomizedPasswordHasher<phc::PasswordHash> for Argon2InPlace {
+    type Params = Params;
+
+    fn hash_password_customized(
+        &self,
+        password: &[u8],
+        salt: &[u8],
+        algorithm: Option<&str>,
+        version: Option<u32>,
+        params: Params,
+    ) -> HashResult<phc::PasswordHash> {
+        let algorithm = algorithm.map(Algorithm::try_from).transpose()?.unwrap_or_default();
+        let version = version.map(Version::try_from).transpose()?.unwrap_or_default();
+        Self { algorithm, version, params }.hash_password_with_salt(password, salt)
+    }
 }
 
 fn internal(error: password_hash::Error) -> IdentityError {
@@ -180,6 +277,51 @@ mod tests {
         assert!(matches!(second, Err(IdentityError::Overloaded)), "found the queue full");
         drop(busy);
         assert!(!passwords.verify("c".into(), None).await.unwrap(), "places are given back");
+    }
+
+    #[tokio::test]
+    async fn hashes_made_elsewhere_by_other_parameters_verify_one_after_the_other() {
+        let passwords = Passwords::bounded(1, 100, Duration::from_mins(1));
+        for (algorithm, kib, passes) in [
+            (Algorithm::Argon2id, 30_000, 1),
+            (Algorithm::Argon2i, 8_192, 3),
+            (Algorithm::Argon2id, 19_456, 2),
+        ] {
+            let params = Params::new(kib, passes, 1, None).unwrap();
+            let elsewhere = Argon2::new(algorithm, Version::V0x13, params);
+            let hash: phc::PasswordHash = elsewhere.hash_password(b"correct horse").unwrap();
+            let hash = PasswordHash(hash.to_string());
+            assert!(
+                passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap(),
+                "{}",
+                hash.0
+            );
+            assert!(!passwords.verify("correct horsf".into(), Some(hash.clone())).await.unwrap());
+        }
+    }
+
+    /// Linux tells how much; elsewhere nothing is asked.
+    fn resident_mib() -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib / 1024)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_logins_take_no_more_memory_than_those_that_run_at_once() {
+        let passwords = Arc::new(Passwords::bounded(2, 100, Duration::from_mins(1)));
+        let before = resident_mib();
+        for _ in 0..4 {
+            let mut logins = tokio::task::JoinSet::new();
+            for _ in 0..16 {
+                let passwords = passwords.clone();
+                logins.spawn(async move { passwords.verify("a".into(), None).await.unwrap() });
+            }
+            assert_eq!(logins.join_all().await, [false; 16]);
+        }
+        if let (Some(before), Some(after)) = (before, resident_mib()) {
+            assert!(after < before + 2 * 20 + 20, "from {before} to {after} MiB");
+        }
     }
 
     #[tokio::test]

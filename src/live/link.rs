@@ -245,3 +245,28 @@ fn builder(options: &Options, extra: Duration, capacity: usize) -> Result<Builde
         });
     Ok(builder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_whose_watcher_dies_says_that_it_is_abandoned() {
+        let options = Options {
+            url: "redis://127.0.0.1:1".into(),
+            ttl: Duration::from_secs(1),
+            shards: 1,
+            ended_ttl: Duration::from_secs(1),
+            instance: "test".into(),
+            command_timeout: Duration::from_secs(1),
+        };
+        let link = Link::open(&options, Duration::ZERO, &Arc::default()).unwrap();
+        let Link { _watcher: watcher, .. } = &link;
+        let abandoned = tokio::time::timeout(Duration::from_secs(30), link.abandoned());
+        let death = async {
+            tokio::task::yield_now().await;
+            watcher.0.abort();
+        };
+        assert!(tokio::join!(abandoned, death).0.is_ok(), "its absence is no reason, its end is");
+    }
+}
