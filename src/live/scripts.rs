@@ -32,6 +32,7 @@ macro_rules! script {
 pub(super) mod named {
     use super::{FredScript, LazyLock, Script};
     script!(ack:);
+    script!(audit: "clock" "sessions");
     script!(block: "clock" "transitions" "sessions");
     script!(claim: "clock" "transitions");
     script!(due: "clock");
@@ -39,12 +40,15 @@ pub(super) mod named {
     script!(fence:);
     script!(heartbeat: "clock" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
+    script!(members:);
+    script!(mend: "clock" "transitions" "sessions");
     script!(online: "clock");
     script!(read: "clock" "sessions");
     script!(reconcile: "clock" "transitions");
     script!(resign:);
     script!(seen: "clock");
     script!(set_status: "clock" "transitions" "sessions");
+    script!(stock: "clock");
     script!(take: "clock");
     script!(unsettled: "clock");
 }
