@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fred::interfaces::{ClientLike, ConfigInterface, StreamsInterface};
+use fred::interfaces::{ClientLike, ConfigInterface, SortedSetsInterface, StreamsInterface};
 use fred::types::{InfoKind, Value};
 
 use super::keys::Keys;
@@ -204,6 +204,18 @@ impl LiveSet {
             members.next = Some(MemberPlace { deadline: last[1].clone(), skip: before + at_it as u64 });
         }
         Ok(members)
+    }
+
+    /// Which of these are members of a shard's live set.
+    pub async fn still_members(&self, shard: u32, members: &[String]) -> Result<Vec<bool>> {
+        if members.is_empty() {
+            return Ok(Vec::new());
+        }
+        let scores = self.back.client().zmscore::<Vec<Option<f64>>, _, _>(
+            Keys::of(shard).live(),
+            members.to_vec(),
+        );
+        Ok(self.back.run(scores).await??.iter().map(Option::is_some).collect())
     }
 
     /// A page of the stream, oldest first, at most `most` entries.

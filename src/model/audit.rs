@@ -67,6 +67,8 @@ pub struct Doubt {
     pub waits: bool,
     /// Redis has not been heard for a whole TTL: nobody can be missed yet.
     pub unheard: bool,
+    /// There is no fence: it holds nobody, and is to be built anew as a whole.
+    pub unfenced: bool,
 }
 
 /// A contradiction about one user. Two looks that find the same one are equal, facts and all.
@@ -147,18 +149,19 @@ pub fn compare(redis: &InRedis, sql: Option<&InSql>, doubt: Doubt) -> Vec<Disagr
     };
     let rule = match (sql.may_be_present, redis.deadline.is_some(), redis.blocked) {
         (false, true, _) => Some(Disagreement::BlockedButPresent),
-        (false, false, false) => Some(Disagreement::FenceLacks),
-        (true, _, true) => Some(Disagreement::FenceHolds),
+        (false, false, false) if !doubt.unfenced => Some(Disagreement::FenceLacks),
+        (true, _, true) if !doubt.unfenced => Some(Disagreement::FenceHolds),
         _ => None,
     };
     let rule_is_kept = !matches!(rule, Some(Disagreement::BlockedButPresent));
     found.extend(rule);
     let (mirror, version) = (sql.mirror, sql.version);
+    let told = redis_is_right && rule_is_kept && !doubt.waits && !doubt.unheard;
     match (sql.history, status_in_redis(redis)) {
         (Some(history), _) if history != mirror => {
             found.push(Disagreement::HistoryDiffers { mirror, history, version });
         }
-        (_, Some(live)) if live != mirror && redis_is_right && rule_is_kept && doubt == Doubt::default() => {
+        (_, Some(live)) if live != mirror && told => {
             found.push(Disagreement::MirrorDiffers { mirror, live, version });
         }
         _ => {}

@@ -9,7 +9,7 @@ use OnlineStatus::{Away, Offline, Online};
 
 const NOW: Millis = Millis(1_000_000);
 const AHEAD: Millis = Millis(1_060_000);
-const CERTAIN: Doubt = Doubt { waits: false, unheard: false };
+const CERTAIN: Doubt = Doubt { waits: false, unheard: false, unfenced: false };
 
 fn hash(status: OnlineStatus) -> Key {
     let said_online = status == Online;
@@ -109,6 +109,9 @@ fn the_account_rule_holds_in_the_live_set_and_in_the_fence() {
     assert_eq!(found(&fenced, &barred), []);
     assert_eq!(found(&absent(), &barred), [FenceLacks]);
     assert_eq!(found(&fenced, &account(Offline)), [FenceHolds]);
+    let unfenced = Doubt { unfenced: true, ..CERTAIN };
+    assert_eq!(compare(&absent(), Some(&barred), unfenced), [], "the missing fence itself is told");
+    assert_eq!(compare(&fenced, Some(&account(Offline)), unfenced), []);
     for blocked in [true, false] {
         let redis = InRedis { blocked, ..present(Online) };
         assert_eq!(found(&redis, &barred), [BlockedButPresent]);
@@ -122,7 +125,7 @@ fn the_mirror_differs_only_where_nothing_is_on_its_way() {
     let cases = [(present(Online), Online, Offline), (absent(), Offline, Away), (present(Away), Away, Online)];
     for (redis, live, mirror) in cases {
         assert_eq!(found(&redis, &account(mirror)), [MirrorDiffers { mirror, live, version: 5 }]);
-        for doubt in [Doubt { waits: true, unheard: false }, Doubt { waits: false, unheard: true }] {
+        for doubt in [Doubt { waits: true, ..CERTAIN }, Doubt { unheard: true, ..CERTAIN }] {
             assert_eq!(compare(&redis, Some(&account(mirror)), doubt), []);
         }
     }
@@ -133,7 +136,7 @@ fn the_history_leads_to_the_mirror() {
     let sql = InSql { history: Some(Offline), ..account(Online) };
     let expected = [HistoryDiffers { mirror: Online, history: Offline, version: 5 }];
     assert_eq!(found(&present(Online), &sql), expected);
-    let doubtful = Doubt { waits: true, unheard: true };
+    let doubtful = Doubt { waits: true, unheard: true, unfenced: true };
     assert_eq!(compare(&present(Online), Some(&sql), doubtful), expected, "SQL alone tells");
 }
 
