@@ -2,6 +2,7 @@
 
 mod commands;
 mod crowd;
+mod doctor;
 mod embedded;
 mod fence;
 mod kills;
