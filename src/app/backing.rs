@@ -176,9 +176,7 @@ pub(super) async fn migrate_in_time(store: &Arc<dyn Store>) -> anyhow::Result<()
 /// Opens SQL with its schema up to date, for a command that has nothing else to do.
 pub(super) async fn store_now(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = store(settings).await?;
-    tokio::time::timeout(PATIENCE, migrate_in_time(&store))
-        .await
-        .context(NO_DATABASE)??;
+    tokio::time::timeout(PATIENCE, migrate_in_time(&store)).await.context(NO_DATABASE)??;
     Ok(store)
 }
 

@@ -143,10 +143,8 @@ impl LiveSet {
             let get = self.front.client().get::<Option<u32>, _>(Keys::shards());
             match self.front.run_before_ready(get).await {
                 Ok(Ok(found)) => {
-                    self.gate.store(
-                        found.is_none_or(|found| found == self.options.shards),
-                        Ordering::Relaxed,
-                    );
+                    self.gate
+                        .store(found.is_none_or(|found| found == self.options.shards), Ordering::Relaxed);
                     return Ok(found);
                 }
                 Ok(Err(error)) => match LiveError::from(error) {

@@ -10,7 +10,7 @@ use crate::model::audit::LONGEST_TTL_MS;
 use crate::model::{OnlineStatus, UserId};
 
 /// Users in one call of `lua/mend.lua`.
-const CHUNK: usize = 250;
+const CHUNK: usize = 100;
 
 /// A user to mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

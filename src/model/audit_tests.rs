@@ -1,8 +1,8 @@
 //! The comparison, case by case.
 
 use super::Disagreement::{
-    BlockedButPresent, DeadlineMissing, DeadlineTooFar, ExpiryDiffers, FenceHolds, FenceLacks, HistoryDiffers,
-    KeyMissing, KeyOfWrongType, MirrorDiffers, StatusUnsupported, Stranger,
+    BlockedButPresent, DeadlineMissing, DeadlineTooFar, ExpiryDiffers, FenceHolds, FenceLacks,
+    HistoryDiffers, KeyMissing, KeyOfWrongType, MirrorDiffers, StatusUnsupported, Stranger,
 };
 use super::*;
 use OnlineStatus::{Away, Offline, Online};
@@ -122,7 +122,8 @@ fn the_account_rule_holds_in_the_live_set_and_in_the_fence() {
 
 #[test]
 fn the_mirror_differs_only_where_nothing_is_on_its_way() {
-    let cases = [(present(Online), Online, Offline), (absent(), Offline, Away), (present(Away), Away, Online)];
+    let cases =
+        [(present(Online), Online, Offline), (absent(), Offline, Away), (present(Away), Away, Online)];
     for (redis, live, mirror) in cases {
         assert_eq!(found(&redis, &account(mirror)), [MirrorDiffers { mirror, live, version: 5 }]);
         for doubt in [Doubt { waits: true, ..CERTAIN }, Doubt { unheard: true, ..CERTAIN }] {

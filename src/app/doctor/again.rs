@@ -4,7 +4,8 @@
 //! The proof for a mirror that differs: SQL is asked, then Redis, then the stream, then SQL once more, and its version of the
 //! user is the same in both answers. A transition that Redis made before it was asked was in the stream then; it is not in
 //! the stream now, so SQL has committed it before its second answer; that has the version of its first, so it *is* the
-//! latest transition of the user as of Redis's answer, and the two must agree.
+//! latest transition of the user as of Redis's answer, and the two must agree. All that where Redis has not lost its data
+//! meanwhile, which its epoch tells in the end.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(super) async fn confirm(
         users = look_at_users(patient, &suspicions).await?;
         suspicions.users = users.iter().map(|(user, found, _)| (*user, found.clone())).collect();
         look_at_strays(patient, &mut suspicions).await?;
+        look_at_sessions(patient, &mut suspicions).await?;
         look_at_breaks(patient, &mut suspicions).await?;
         look_at_shards(patient, &mut suspicions).await?;
     }
@@ -42,27 +44,29 @@ pub(super) async fn confirm(
     for (user, found, sql) in users {
         findings.extend(found.into_iter().map(|what| Finding::User { user, what, sql: sql.clone() }));
     }
+    findings.extend(suspicions.sessions.into_iter().map(|(user, sid)| Finding::Session { user, sid }));
     findings.extend(suspicions.breaks.into_iter().map(Finding::Break));
     Ok(findings)
 }
 
 type Persisting = (UserId, Vec<Disagreement>, Option<InSql>);
 
-async fn look_at_users(
-    patient: &Patient<'_>,
-    suspicions: &Suspicions,
-) -> anyhow::Result<Vec<Persisting>> {
+async fn look_at_users(patient: &Patient<'_>, suspicions: &Suspicions) -> anyhow::Result<Vec<Persisting>> {
     let ids: Vec<UserId> = suspicions.users.keys().copied().collect();
     // In this order; see above.
     let before = patient.in_sql(&ids).await?;
     let redis = patient.in_redis(&ids).await?;
     let waits = patient.waits(&ids.iter().copied().collect::<HashSet<_>>()).await?;
     let mut after = patient.in_sql(&ids).await?;
+    let shards: HashSet<u32> = ids.iter().map(|user| patient.shard_of(*user)).collect();
+    let reborn = patient.reborn(&shards).await?;
     let mut persisting = Vec::new();
     for redis in redis {
         let user = redis.user;
         let sql = after.remove(&user);
-        let on_its_way = patient.may_wait(&waits, user) || !stood_still(before.get(&user), sql.as_ref());
+        let on_its_way = patient.may_wait(&waits, user)
+            || !stood_still(before.get(&user), sql.as_ref())
+            || reborn.contains(&patient.shard_of(user));
         let again = patient.compare(&redis, sql.as_ref(), on_its_way);
         let found: Vec<_> =
             suspicions.users[&user].iter().filter(|what| again.contains(what)).cloned().collect();
@@ -100,6 +104,14 @@ async fn look_at_strays(patient: &Patient<'_>, suspicions: &mut Suspicions) -> a
             }
         }
     }
+    Ok(())
+}
+
+async fn look_at_sessions(patient: &Patient<'_>, suspicions: &mut Suspicions) -> anyhow::Result<()> {
+    // Ended is ended: only Redis is asked again.
+    let there = patient.context.live.sessions_present(&suspicions.sessions).await?;
+    let mut there = there.into_iter();
+    suspicions.sessions.retain(|_| there.next().unwrap_or(false));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::audit::{Break, Disagreement, InSql};
-use crate::model::{Millis, StreamId, UserId};
+use crate::model::{Millis, SessionId, StreamId, UserId};
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,13 @@ pub(super) enum Finding {
         shard: u32,
         /// What.
         member: String,
+    },
+    /// A session that has ended by SQL, and is in the user's presence key.
+    Session {
+        /// Whose.
+        user: UserId,
+        /// Its name.
+        sid: SessionId,
     },
     /// A history that does not chain.
     Break(Break),

@@ -7,9 +7,9 @@ use super::again;
 use super::findings::ShardTrouble;
 use super::mend;
 use super::patient::{PAGE, Patient};
-use super::report::Report;
-use crate::model::UserId;
+use super::report::{self, Report};
 use crate::model::audit::{Break, Disagreement, breaks};
+use crate::model::{SessionId, UserId};
 use crate::store::Standing;
 
 /// Rows of the history in one statement.
@@ -22,13 +22,14 @@ const KEPT: usize = 10_000;
 pub(super) struct Suspicions {
     pub(super) users: BTreeMap<UserId, Vec<Disagreement>>,
     pub(super) strays: BTreeSet<(u32, String)>,
+    pub(super) sessions: Vec<(UserId, SessionId)>,
     pub(super) breaks: Vec<Break>,
     pub(super) shards: Vec<ShardTrouble>,
 }
 
 impl Suspicions {
     pub(super) fn len(&self) -> usize {
-        self.users.len() + self.strays.len() + self.breaks.len() + self.shards.len()
+        self.users.len() + self.strays.len() + self.sessions.len() + self.breaks.len() + self.shards.len()
     }
 }
 
@@ -59,10 +60,11 @@ impl<'a> Look<'a> {
         self.shards().await?;
         self.accounts().await?;
         self.members().await?;
+        self.sessions().await?;
         self.history().await?;
         self.settle().await?;
         self.remarks().await?;
-        self.report.extent(&self.extent);
+        report::extent(&self.extent);
         Ok(())
     }
 
@@ -122,6 +124,18 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
+    /// Sessions that ended while tokens of theirs may still come: none may go on in Redis.
+    async fn sessions(&mut self) -> anyhow::Result<()> {
+        let ended = self.patient.ended_sessions().await?;
+        for chunk in ended.chunks(PAGE as usize) {
+            let there = self.patient.context.live.sessions_present(chunk).await?;
+            let alive = chunk.iter().zip(there).filter(|(_, there)| *there);
+            self.suspicions.sessions.extend(alive.map(|(session, _)| session.clone()));
+            self.settle_if_full().await?;
+        }
+        Ok(())
+    }
+
     /// Everyone's history, row by row in its order.
     async fn history(&mut self) -> anyhow::Result<()> {
         let (mut user, mut id, mut last) = (0, 0, None);
@@ -146,8 +160,7 @@ impl<'a> Look<'a> {
         if findings.is_empty() {
             return Ok(());
         }
-        let outcomes =
-            if self.mending { Some(mend::mend(self.patient, &findings).await) } else { None };
+        let outcomes = if self.mending { Some(mend::mend(self.patient, &findings).await) } else { None };
         self.report.tell(&findings, outcomes.as_deref());
         Ok(())
     }

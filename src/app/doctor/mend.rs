@@ -31,6 +31,7 @@ pub(super) async fn mend(patient: &Patient<'_>, findings: &[Finding]) -> Vec<Out
     let mut surgery = Surgery { patient, findings, outcomes: vec![Outcome::ByHand; findings.len()] };
     surgery.shards().await;
     surgery.strays().await;
+    surgery.sessions().await;
     surgery.presences().await;
     surgery.account_rule().await;
     surgery.mirrors().await;
@@ -97,7 +98,9 @@ impl Surgery<'_> {
                         if drained.others_at_it {
                             Outcome::Changed
                         } else {
-                            Outcome::Mended("written to SQL; what no transition could be read from was dropped")
+                            Outcome::Mended(
+                                "written to SQL; what no transition could be read from was dropped",
+                            )
                         }
                     })
                 }
@@ -123,6 +126,18 @@ impl Surgery<'_> {
                 let dropped =
                     self.patient.context.live.drop_strays(*shard, std::slice::from_ref(member)).await;
                 self.set(index, dropped.map(|()| Outcome::Mended("dropped from the live set")));
+            }
+        }
+    }
+
+    async fn sessions(&mut self) {
+        for (index, finding) in self.findings.iter().enumerate() {
+            if let Finding::Session { user, sid } = finding {
+                let ended = self.patient.context.live.end_again(&[(*user, sid.clone())]).await;
+                self.set(
+                    index,
+                    ended.map(|()| Outcome::Mended("ended in Redis, too; its tokens are refused")),
+                );
             }
         }
     }
@@ -247,10 +262,8 @@ impl Surgery<'_> {
 
     async fn histories(&mut self) {
         for about in self.about(|what| matches!(what, Disagreement::HistoryDiffers { .. })) {
-            let users: Vec<(UserId, i64)> = about
-                .iter()
-                .filter_map(|(_, user, sql)| Some((*user, sql.as_ref()?.version)))
-                .collect();
+            let users: Vec<(UserId, i64)> =
+                about.iter().filter_map(|(_, user, sql)| Some((*user, sql.as_ref()?.version))).collect();
             match self.patient.context.store.mend_mirror(&users).await {
                 Ok(_) => {
                     for (index, ..) in &about {
@@ -296,7 +309,9 @@ fn in_words(mended: Mended) -> Outcome {
         Mended::ExpirySet => "the key expires at the deadline again",
         Mended::DeadlineSet => "the deadline was set by what the key tells",
         Mended::StatusSet => "the status was set to what the sessions come to, and recorded",
-        Mended::KeyDropped => "the key was deleted: nobody alive was in it, or the account may not be present",
+        Mended::KeyDropped => {
+            "the key was deleted: nobody alive was in it, or the account may not be present"
+        }
         Mended::Told => "SQL is told the status that Redis has",
     })
 }

@@ -51,7 +51,7 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
         let context =
             Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };
-        let well = examine(&context, how.repair).await;
+        let well = examine(&context, settings.access_ttl, how.repair).await;
         if how.repair {
             // It may have taken a turn at the stream, under a name that nobody will use again.
             let _ = live.resign().await;
@@ -64,10 +64,10 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
 }
 
 /// Looks, and mends and looks again where that is wanted. Whether all is well in the end.
-async fn examine(context: &Context, repair: bool) -> anyhow::Result<bool> {
+async fn examine(context: &Context, access_ttl: Duration, repair: bool) -> anyhow::Result<bool> {
     let mut report = Report::default();
     for pass in 1..=PASSES {
-        let patient = Patient::meet(context).await?;
+        let patient = Patient::meet(context, access_ttl).await?;
         report.begin(pass);
         let mending = repair && pass < PASSES;
         Box::pin(Look::new(&patient, &mut report, mending).all()).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::findings::{ShardTrouble, WhyWaiting};
 use crate::live::{Server, Stock};
 use crate::model::audit::{Disagreement, Doubt, InRedis, InSql, compare};
-use crate::model::{Millis, UserId};
+use crate::model::{Millis, SessionId, UserId};
 use crate::tasks::Context;
 
 /// Accounts, members, or entries in one call.
@@ -26,6 +26,8 @@ const HEARD_MORE: Duration = Duration::from_millis(2);
 pub(super) struct Patient<'a> {
     pub(super) context: &'a Context,
     pub(super) server: Server,
+    /// For how long a token of an ended session may still come.
+    access_ttl: Duration,
     /// The state of each shard when it was met.
     stocks: Vec<Stock>,
     /// Shards without a fence then.
@@ -40,7 +42,7 @@ pub(super) struct Waits {
 }
 
 impl<'a> Patient<'a> {
-    pub(super) async fn meet(context: &'a Context) -> anyhow::Result<Self> {
+    pub(super) async fn meet(context: &'a Context, access_ttl: Duration) -> anyhow::Result<Self> {
         let server = context.live.server().await?;
         let (mut stocks, mut unfenced) = (Vec::new(), HashSet::new());
         for shard in context.live.shards() {
@@ -49,7 +51,7 @@ impl<'a> Patient<'a> {
                 unfenced.insert(shard);
             }
         }
-        Ok(Self { context, server, stocks, unfenced })
+        Ok(Self { context, server, access_ttl, stocks, unfenced })
     }
 
     pub(super) fn stock(&self, shard: u32) -> &Stock {
@@ -67,6 +69,22 @@ impl<'a> Patient<'a> {
         let enough = self.context.live.ttl() + HEARD_MORE;
         let heard = self.stock(shard).epoch(&self.server).map_or(Duration::ZERO, |epoch| epoch.age);
         enough.checked_sub(heard).filter(|left| !left.is_zero())
+    }
+
+    /// Shards that have begun another life since they were met: all that they held then may be lost.
+    pub(super) async fn reborn(&self, shards: &HashSet<u32>) -> anyhow::Result<HashSet<u32>> {
+        let server = self.context.live.server().await?;
+        if server.run_id != self.server.run_id {
+            return Ok(shards.clone());
+        }
+        let mut reborn = HashSet::new();
+        for shard in shards {
+            let stock = self.context.live.stock(*shard, &server).await?;
+            if stock.heard_since != self.stock(*shard).heard_since {
+                reborn.insert(*shard);
+            }
+        }
+        Ok(reborn)
     }
 
     pub(super) fn by_shard(&self, users: impl IntoIterator<Item = UserId>) -> HashMap<u32, Vec<UserId>> {
@@ -96,9 +114,18 @@ impl<'a> Patient<'a> {
         Ok(found)
     }
 
+    /// The sessions that have ended by SQL of which tokens may still come.
+    pub(super) async fn ended_sessions(&self) -> anyhow::Result<Vec<(UserId, SessionId)>> {
+        let span_ms = i64::try_from(self.access_ttl.as_millis()).unwrap_or(i64::MAX);
+        let since = Millis::from_utc(chrono::Utc::now()).plus(-span_ms);
+        let mut ended = self.context.store.sessions_ended_since(since).await?;
+        ended.retain(|(user, _)| self.can_be_asked(self.shard_of(*user)));
+        Ok(ended)
+    }
+
     /// The comparison of one user, given what may be on its way.
     pub(super) fn compare(&self, redis: &InRedis, sql: Option<&InSql>, waits: bool) -> Vec<Disagreement> {
-        let shard = self.context.live.shard_of(redis.user);
+        let shard = self.shard_of(redis.user);
         let unheard = self.unheard_for(shard).is_some();
         compare(redis, sql, Doubt { waits, unheard, unfenced: self.unfenced.contains(&shard) })
     }
@@ -121,7 +148,11 @@ impl<'a> Patient<'a> {
 
     /// Whether this user's transitions may wait.
     pub(super) fn may_wait(&self, waits: &Waits, user: UserId) -> bool {
-        waits.users.contains(&user) || waits.untold.contains(&self.context.live.shard_of(user))
+        waits.users.contains(&user) || waits.untold.contains(&self.shard_of(user))
+    }
+
+    pub(super) fn shard_of(&self, user: UserId) -> u32 {
+        self.context.live.shard_of(user)
     }
 
     /// Goes through a shard's stream, giving each page's users and unreadable entries; `false` where it is too long.

@@ -34,6 +34,14 @@ pub(super) fn other_shards(found: u32, asked: u32) {
     println!("  by hand: run this, and every instance, with PRESENCE_SHARDS={found}");
 }
 
+/// How much was looked at.
+pub(super) fn extent(extent: &Extent) {
+    println!(
+        "looked at: {} accounts, {} members of the live set, {} transitions on their way, {} rows of history",
+        extent.accounts, extent.members, extent.waiting, extent.rows
+    );
+}
+
 impl Report {
     pub(super) fn begin(&mut self, pass: u32) {
         self.pass = pass;
@@ -73,13 +81,6 @@ impl Report {
     /// How many were mended, or had changed by themselves: reasons to look again.
     pub(super) fn mended(&self) -> u64 {
         self.kinds.values().map(|sum| sum.mended).sum()
-    }
-
-    pub(super) fn extent(&self, extent: &Extent) {
-        println!(
-            "looked at: {} accounts, {} members of the live set, {} transitions on their way, {} rows of history",
-            extent.accounts, extent.members, extent.waiting, extent.rows
-        );
     }
 
     pub(super) fn end(&self, mending: bool) {

@@ -26,6 +26,15 @@ pub(super) fn words(finding: &Finding) -> Words {
             ),
             remedy: "drops it from the live set".into(),
         },
+        Finding::Session { user, sid } => Words {
+            kind: "ended session",
+            what: format!(
+                "user {user} has the session {sid} in the presence key, and by SQL it has ended: Redis was away when it did, \
+                 or somebody wrote to one of the two by hand. Its tokens are still taken",
+                sid = sid.as_str()
+            ),
+            remedy: "ends it in Redis, too".into(),
+        },
         Finding::Break(broken) => of_break(broken),
         Finding::Shard(trouble) => of_shard(trouble),
     }
@@ -175,7 +184,9 @@ fn of_shard(trouble: &ShardTrouble) -> Words {
         ),
         ShardTrouble::OddKey { key, kind, .. } => (
             "key of another type",
-            format!("{key} is a {kind}: somebody wrote to it by hand. The shard works only when it is gone, and was not looked at"),
+            format!(
+                "{key} is a {kind}: somebody wrote to it by hand. The shard works only when it is gone, and was not looked at"
+            ),
             format!("nothing, for it may be somebody's; look at it, then: redis-cli DEL '{key}'"),
         ),
         ShardTrouble::Unclaimed { shard, users } => (
@@ -224,9 +235,11 @@ fn of_shard(trouble: &ShardTrouble) -> Words {
 
 fn cause_of_waiting(why: &WhyWaiting) -> String {
     match why {
-        WhyWaiting::NoGroup => "there is no consumer group 'persist', so no persister has been here. Is an instance of \
+        WhyWaiting::NoGroup => {
+            "there is no consumer group 'persist', so no persister has been here. Is an instance of \
                                 presenced running on this Redis?"
-            .into(),
+                .into()
+        }
         WhyWaiting::Held { by, silent } => format!(
             "the persister '{by}' took some and has not been heard for {} s, and no other runs to take over. Is an instance \
              of presenced running on this Redis?",
@@ -235,7 +248,9 @@ fn cause_of_waiting(why: &WhyWaiting) -> String {
         WhyWaiting::InHand { by } => {
             format!("the persister '{by}' has them in hand and cannot write them; its log says why")
         }
-        WhyWaiting::NotTaken => "no persister takes them. Is an instance of presenced running on this Redis, and has it SQL?"
-            .into(),
+        WhyWaiting::NotTaken => {
+            "no persister takes them. Is an instance of presenced running on this Redis, and has it SQL?"
+                .into()
+        }
     }
 }

@@ -111,9 +111,8 @@ pub async fn mend_history(lease: &mut PgLease, broken: &Break) -> Result<bool> {
     let (before, row) = (broken.before, broken.row);
     begin(lease).await?;
     // Whoever writes this user's history holds this row.
-    let _: Option<(UserId,)> = lease
-        .row(query_as("SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE").bind(row.user))
-        .await?;
+    let _: Option<(UserId,)> =
+        lease.row(query_as("SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE").bind(row.user)).await?;
     let as_seen = "WHERE t.user_id = $1 AND t.id = $2 AND t.from_status = $3 AND t.to_status = $4 AND ($5, $6) = \
                    (SELECT p.id, p.to_status FROM presence_transitions AS p \
                    WHERE p.user_id = $1 AND p.id < $2 ORDER BY p.id DESC LIMIT 1)";

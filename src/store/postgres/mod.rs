@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside, Standing,
-    Store, StoreError, schema,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside,
+    Standing, Store, StoreError, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};

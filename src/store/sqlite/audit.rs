@@ -76,7 +76,7 @@ pub async fn set_aside(lease: &mut SqliteLease) -> Result<SetAside> {
 }
 
 fn pairs(users: &[(UserId, i64)]) -> String {
-    Value::from_iter(users.iter().map(|(user, version)| json!([user, version]))).to_string()
+    users.iter().map(|(user, version)| json!([user, version])).collect::<Value>().to_string()
 }
 
 pub async fn mend_mirror(lease: &mut SqliteLease, users: &[(UserId, i64)]) -> Result<u64> {

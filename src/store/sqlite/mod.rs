@@ -28,8 +28,8 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside, Standing,
-    Store, StoreError, schema,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside,
+    Standing, Store, StoreError, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
@@ -337,7 +337,8 @@ impl Store for Sqlite {
         if users.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::lower_versions(lease, users, to).await).await
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::lower_versions(lease, users, to).await)
+            .await
     }
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {

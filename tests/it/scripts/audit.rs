@@ -189,8 +189,7 @@ async fn whether_expiries_are_published_is_read_and_not_tried() {
         bench.redis.cli(&["CONFIG", "SET", "notify-keyspace-events", flags]);
         assert_eq!(bench.live.publishes_expiries().await.unwrap(), Some(expected), "{flags}");
     }
-    let redis =
-        crate::support::redis::RedisServer::start(&["--rename-command", "CONFIG", ""]).await;
+    let redis = crate::support::redis::RedisServer::start(&["--rename-command", "CONFIG", ""]).await;
     let live = super::live_set(&redis, "managed", 1);
     live.visit().await.unwrap();
     assert_eq!(live.publishes_expiries().await.unwrap(), None);

@@ -20,7 +20,8 @@ on_both!(
 
 async fn accounts_are_told_with_the_newest_word_of_their_history(db: Db) {
     let (ada, bob, cyd) = (db.user("ada").await, db.user("bob").await, db.user("cyd").await);
-    let batch = [transition(1_000, ada, Online), transition(2_000, ada, Away), transition(3_000, bob, Online)];
+    let batch =
+        [transition(1_000, ada, Online), transition(2_000, ada, Away), transition(3_000, bob, Online)];
     db.store.record(0, &batch).await.unwrap();
     db.sql(&format!("UPDATE users SET online_status = 'offline', status = 'banned' WHERE id = {bob}")).await;
     let version = |ms: i64| ms << 20;
@@ -138,9 +139,11 @@ async fn a_row_that_does_not_follow_is_chained_to_the_one_before(db: Db) {
     db.store.record(0, &batch).await.unwrap();
     // Ada's second row is lost: the third leads where the first has been. Bob's third begins elsewhere.
     let (rows, _) = walk(&db).await;
-    let (adas, bobs): (Vec<HistoryStep>, Vec<HistoryStep>) = rows.into_iter().partition(|row| row.user == ada);
+    let (adas, bobs): (Vec<HistoryStep>, Vec<HistoryStep>) =
+        rows.into_iter().partition(|row| row.user == ada);
     db.sql(&format!("DELETE FROM presence_transitions WHERE id = {}", adas[1].id)).await;
-    db.sql(&format!("UPDATE presence_transitions SET from_status = 'offline' WHERE id = {}", bobs[2].id)).await;
+    db.sql(&format!("UPDATE presence_transitions SET from_status = 'offline' WHERE id = {}", bobs[2].id))
+        .await;
     let (_, broken) = walk(&db).await;
     assert_eq!(broken.len(), 2);
     for one in &broken {
