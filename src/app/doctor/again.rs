@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::findings::{Finding, ShardTrouble};
 use super::look::Suspicions;
+use super::patience::patiently;
 use super::patient::Patient;
 use crate::model::UserId;
 use crate::model::audit::{Disagreement, InSql};
@@ -96,7 +97,8 @@ async fn look_at_strays(patient: &Patient<'_>, suspicions: &mut Suspicions) -> a
             .map(|(_, member)| member.clone())
             .collect();
         for chunk in members.chunks(1_000) {
-            let there = patient.context.live.still_members(shard, chunk).await?;
+            let live = &patient.context.live;
+            let there = patiently(async || live.still_members(shard, chunk).await).await?;
             for (member, there) in chunk.iter().zip(there) {
                 if !there {
                     suspicions.strays.remove(&(shard, member.clone()));
@@ -109,7 +111,8 @@ async fn look_at_strays(patient: &Patient<'_>, suspicions: &mut Suspicions) -> a
 
 async fn look_at_sessions(patient: &Patient<'_>, suspicions: &mut Suspicions) -> anyhow::Result<()> {
     // Ended is ended: only Redis is asked again.
-    let there = patient.context.live.sessions_present(&suspicions.sessions).await?;
+    let live = &patient.context.live;
+    let there = patiently(async || live.sessions_present(&suspicions.sessions).await).await?;
     let mut there = there.into_iter();
     suspicions.sessions.retain(|_| there.next().unwrap_or(false));
     Ok(())
@@ -119,7 +122,8 @@ async fn look_at_breaks(patient: &Patient<'_>, suspicions: &mut Suspicions) -> a
     let mut persisting = Vec::new();
     for broken in std::mem::take(&mut suspicions.breaks) {
         let before = broken.before;
-        let rows = patient.context.store.history_after(before.user, before.id - 1, 2).await?;
+        let store = &patient.context.store;
+        let rows = patiently(async || store.history_after(before.user, before.id - 1, 2).await).await?;
         if rows == [broken.before, broken.row] {
             persisting.push(broken);
         }

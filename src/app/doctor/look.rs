@@ -6,11 +6,14 @@ use std::time::Duration;
 use super::again;
 use super::findings::ShardTrouble;
 use super::mend;
+use super::patience::patiently;
 use super::patient::{PAGE, Patient};
 use super::report::{self, Report};
+use crate::live::MemberPlace;
 use crate::model::audit::{Break, Disagreement, breaks};
 use crate::model::{SessionId, UserId};
 use crate::store::Standing;
+use crate::tasks::Context;
 
 /// Rows of the history in one statement.
 const HISTORY_PAGE: u32 = 5_000;
@@ -81,7 +84,8 @@ impl<'a> Look<'a> {
     async fn accounts(&mut self) -> anyhow::Result<()> {
         let mut after = 0;
         loop {
-            let page = self.patient.context.store.presences_after(after, PAGE).await?;
+            let store = &self.patient.context.store;
+            let page = patiently(async || store.presences_after(after, PAGE).await).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.user;
             self.extent.accounts += page.len() as u64;
@@ -104,12 +108,13 @@ impl<'a> Look<'a> {
             if !self.patient.can_be_asked(shard) {
                 continue;
             }
-            let mut place = None;
+            let Context { live, store, .. } = self.patient.context;
+            let mut place: Option<MemberPlace> = None;
             loop {
-                let page = self.patient.context.live.members(shard, place, PAGE).await?;
+                let page = patiently(async || live.members(shard, place.clone(), PAGE).await).await?;
                 self.extent.members += (page.users.len() + page.strays.len()) as u64;
                 self.suspicions.strays.extend(page.strays.into_iter().map(|member| (shard, member)));
-                let standings = self.patient.context.store.standings(&page.users).await?;
+                let standings = patiently(async || store.standings(&page.users).await).await?;
                 let unknown = standings.into_iter().filter(|(_, standing)| *standing == Standing::Gone);
                 for (user, _) in unknown {
                     self.suspicions.users.entry(user).or_default().push(Disagreement::Stranger);
@@ -128,7 +133,8 @@ impl<'a> Look<'a> {
     async fn sessions(&mut self) -> anyhow::Result<()> {
         let ended = self.patient.ended_sessions().await?;
         for chunk in ended.chunks(PAGE as usize) {
-            let there = self.patient.context.live.sessions_present(chunk).await?;
+            let live = &self.patient.context.live;
+            let there = patiently(async || live.sessions_present(chunk).await).await?;
             let alive = chunk.iter().zip(there).filter(|(_, there)| *there);
             self.suspicions.sessions.extend(alive.map(|(session, _)| session.clone()));
             self.settle_if_full().await?;
@@ -140,7 +146,8 @@ impl<'a> Look<'a> {
     async fn history(&mut self) -> anyhow::Result<()> {
         let (mut user, mut id, mut last) = (0, 0, None);
         loop {
-            let rows = self.patient.context.store.history_after(user, id, HISTORY_PAGE).await?;
+            let store = &self.patient.context.store;
+            let rows = patiently(async || store.history_after(user, id, HISTORY_PAGE).await).await?;
             let Some(end) = rows.last() else { return Ok(()) };
             (user, id) = (end.user, end.id);
             self.extent.rows += rows.len() as u64;
@@ -170,8 +177,9 @@ impl<'a> Look<'a> {
         let unheard = live.shards().filter_map(|shard| self.patient.unheard_for(shard)).max();
         let noted = live.shards().all(|shard| self.patient.stock(shard).heard_since.is_some());
         self.report.unheard(unheard.map(|left| left.max(Duration::from_secs(1))), noted);
-        self.report.expiry_events(live.publishes_expiries().await?);
-        self.report.set_aside(self.patient.context.store.set_aside().await?);
+        self.report.expiry_events(patiently(async || live.publishes_expiries().await).await?);
+        let store = &self.patient.context.store;
+        self.report.set_aside(patiently(async || store.set_aside().await).await?);
         Ok(())
     }
 }

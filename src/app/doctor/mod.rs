@@ -9,6 +9,7 @@ mod again;
 mod findings;
 mod look;
 mod mend;
+mod patience;
 mod patient;
 mod report;
 mod words;

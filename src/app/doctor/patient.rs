@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::findings::{ShardTrouble, WhyWaiting};
-use crate::live::{Server, Stock};
+use super::patience::patiently;
+use crate::live::{EntryPlace, Server, Stock};
 use crate::model::audit::{Disagreement, Doubt, InRedis, InSql, compare};
 use crate::model::{Millis, SessionId, UserId};
 use crate::tasks::Context;
@@ -43,11 +44,11 @@ pub(super) struct Waits {
 
 impl<'a> Patient<'a> {
     pub(super) async fn meet(context: &'a Context, access_ttl: Duration) -> anyhow::Result<Self> {
-        let server = context.live.server().await?;
+        let server = patiently(async || context.live.server().await).await?;
         let (mut stocks, mut unfenced) = (Vec::new(), HashSet::new());
         for shard in context.live.shards() {
-            stocks.push(context.live.stock(shard, &server).await?);
-            if context.live.fence(shard).await?.cursor.is_none() {
+            stocks.push(patiently(async || context.live.stock(shard, &server).await).await?);
+            if patiently(async || context.live.fence(shard).await).await?.cursor.is_none() {
                 unfenced.insert(shard);
             }
         }
@@ -73,13 +74,13 @@ impl<'a> Patient<'a> {
 
     /// Shards that have begun another life since they were met: all that they held then may be lost.
     pub(super) async fn reborn(&self, shards: &HashSet<u32>) -> anyhow::Result<HashSet<u32>> {
-        let server = self.context.live.server().await?;
+        let server = patiently(async || self.context.live.server().await).await?;
         if server.run_id != self.server.run_id {
             return Ok(shards.clone());
         }
         let mut reborn = HashSet::new();
         for shard in shards {
-            let stock = self.context.live.stock(*shard, &server).await?;
+            let stock = patiently(async || self.context.live.stock(*shard, &server).await).await?;
             if stock.heard_since != self.stock(*shard).heard_since {
                 reborn.insert(*shard);
             }
@@ -100,7 +101,9 @@ impl<'a> Patient<'a> {
     pub(super) async fn in_redis(&self, users: &[UserId]) -> anyhow::Result<Vec<InRedis>> {
         let mut found = Vec::with_capacity(users.len());
         for (shard, users) in self.by_shard(users.iter().copied()) {
-            found.extend(self.context.live.audit(shard, &users).await?);
+            for page in users.chunks(PAGE as usize) {
+                found.extend(patiently(async || self.context.live.audit(shard, page).await).await?);
+            }
         }
         Ok(found)
     }
@@ -108,7 +111,7 @@ impl<'a> Patient<'a> {
     pub(super) async fn in_sql(&self, users: &[UserId]) -> anyhow::Result<HashMap<UserId, InSql>> {
         let mut found = HashMap::with_capacity(users.len());
         for chunk in users.chunks(PAGE as usize) {
-            let rows = self.context.store.presences(chunk).await?;
+            let rows = patiently(async || self.context.store.presences(chunk).await).await?;
             found.extend(rows.into_iter().map(|row| (row.user, row)));
         }
         Ok(found)
@@ -118,7 +121,7 @@ impl<'a> Patient<'a> {
     pub(super) async fn ended_sessions(&self) -> anyhow::Result<Vec<(UserId, SessionId)>> {
         let span_ms = i64::try_from(self.access_ttl.as_millis()).unwrap_or(i64::MAX);
         let since = Millis::from_utc(chrono::Utc::now()).plus(-span_ms);
-        let mut ended = self.context.store.sessions_ended_since(since).await?;
+        let mut ended = patiently(async || self.context.store.sessions_ended_since(since).await).await?;
         ended.retain(|(user, _)| self.can_be_asked(self.shard_of(*user)));
         Ok(ended)
     }
@@ -161,9 +164,10 @@ impl<'a> Patient<'a> {
         shard: u32,
         mut page: impl FnMut(Vec<UserId>, Vec<String>),
     ) -> anyhow::Result<bool> {
-        let (mut place, mut seen) = (None, 0);
+        let (mut place, mut seen): (Option<EntryPlace>, u64) = (None, 0);
         loop {
-            let entries = self.context.live.entries(shard, place, PAGE).await?;
+            let entries =
+                patiently(async || self.context.live.entries(shard, place.clone(), PAGE).await).await?;
             page(entries.users, entries.unreadable);
             place = entries.next;
             if place.is_none() {
@@ -179,7 +183,7 @@ impl<'a> Patient<'a> {
     /// What is suspicious about a shard as a whole, now.
     pub(super) async fn look_at_shard(&self, shard: u32) -> anyhow::Result<Vec<ShardTrouble>> {
         let live = &self.context.live;
-        let stock = live.stock(shard, &self.server).await?;
+        let stock = patiently(async || live.stock(shard, &self.server).await).await?;
         let mut found: Vec<_> = stock
             .odd_keys
             .iter()
@@ -190,11 +194,14 @@ impl<'a> Patient<'a> {
         }
         // A server that has only just come up is prepared by the first instance that reaches it.
         let settled = self.server.uptime > live.ttl().min(LONG_WAIT);
-        if settled && live.fence(shard).await?.cursor.is_none() && !live.fence_is_being_built().await? {
+        if settled
+            && patiently(async || live.fence(shard).await).await?.cursor.is_none()
+            && !patiently(async || live.fence_is_being_built().await).await?
+        {
             found.push(ShardTrouble::Unfenced { shard });
         }
         let late = Millis(stock.now.0 - CLAIM_MS);
-        let due = live.due(shard, PAGE).await?;
+        let due = patiently(async || live.due(shard, PAGE).await).await?;
         let users: Vec<_> = due.passed.into_iter().filter(|(_, deadline)| *deadline < late).collect();
         if !users.is_empty() {
             found.push(ShardTrouble::Unclaimed { shard, users });
@@ -218,7 +225,7 @@ impl<'a> Patient<'a> {
         let mut found = Vec::new();
         let beyond: Vec<u32> = (live.shards().end..MOST_SHARDS).collect();
         for chunk in beyond.chunks(64) {
-            let asked = chunk.iter().map(|shard| live.stock(*shard, &self.server));
+            let asked = chunk.iter().map(|shard| patiently(async || live.stock(*shard, &self.server).await));
             let stocks = futures_util::future::try_join_all(asked).await?;
             found.extend(
                 chunk
