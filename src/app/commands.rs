@@ -65,7 +65,10 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
         let context =
             Context { live: live.clone(), store, presence, last_seen_flush: Duration::ZERO, sweep: true };
-        check(&context).await
+        let checked = check(&context).await;
+        // It may have taken a turn at the stream, under a name that nobody will use again.
+        let _ = live.resign().await;
+        checked
     }
     .await;
     redis.close().await;
