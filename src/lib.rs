@@ -4,7 +4,7 @@
 //!
 //! | room | owns | may import |
 //! |---|---|---|
-//! | [`model`] | plain types and pure rules: the account rule, the merge, the chain | nothing |
+//! | [`model`] | plain types and pure rules: the account rule, the merge, the chain, the comparison | nothing |
 //! | [`metrics`] | the counters' types and the Prometheus format; each room owns its own numbers | nothing |
 //! | [`live`] | everything Redis: keys, scripts, stream, expiry events, connections, the embedded server | `model` |
 //! | [`store`] | everything SQL: one folder per database behind one trait | `model` |

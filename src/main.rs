@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let trouble = ExitCode::from(cli.trouble());
     let wanted = std::env::var("PRESENCE_LOG").unwrap_or_else(|_| "info,fred=error".to_string());
     let filter = match EnvFilter::try_new(&wanted) {
         Ok(filter) => filter,
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
             eprintln!(
                 "presenced: PRESENCE_LOG must be a filter such as info, debug or presenced=debug: {error}"
             );
-            return ExitCode::FAILURE;
+            return trouble;
         }
     };
     let coloured = std::io::stderr().is_terminal();
@@ -27,17 +28,17 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("presenced: cannot start: {error}");
-            return ExitCode::FAILURE;
+            return trouble;
         }
     };
     let outcome = runtime.block_on(app::run(cli));
     // All that matters is done; a thread that still waits for something holds nobody up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("presenced: {error:#}");
-            ExitCode::FAILURE
+            trouble
         }
     }
 }

@@ -74,3 +74,15 @@ local function drop(key, fields)
     redis.call('HDEL', key, unpack(fields, i, math.min(i + 999, #fields)))
   end
 end
+
+-- Whether any session of a key, alive or not, has said online. A status that its sessions come to stands until one of them
+-- speaks, or the deadline passes, so a dead one still accounts for it.
+local function ever_online(key)
+  local flat = redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do
+    if is_session(flat[i]) and session_status(flat[i + 1]) == 'online' then
+      return true
+    end
+  end
+  return false
+end

@@ -17,6 +17,12 @@ use crate::store::{self, Store};
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a command waits for SQL.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a command waits for Redis.
+pub(super) const REDIS_PATIENCE: Duration = Duration::from_secs(5);
+/// What it says then.
+pub(super) const NO_REDIS: &str = "Redis does not answer: is REDIS_URL right, and the server up?";
+/// What a command says that waits for SQL in vain.
+const NO_DATABASE: &str = "the database does not answer: is DATABASE_URL right, and the server up?";
 /// Between two lines that say so.
 const SAY_AGAIN: u32 = 10;
 
@@ -170,9 +176,22 @@ pub(super) async fn migrate_in_time(store: &Arc<dyn Store>) -> anyhow::Result<()
 /// Opens SQL with its schema up to date, for a command that has nothing else to do.
 pub(super) async fn store_now(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = store(settings).await?;
-    tokio::time::timeout(PATIENCE, migrate_in_time(&store))
-        .await
-        .context("the database does not answer: is DATABASE_URL right, and the server up?")??;
+    tokio::time::timeout(PATIENCE, migrate_in_time(&store)).await.context(NO_DATABASE)??;
+    Ok(store)
+}
+
+/// Opens SQL as it is, for a command that must change nothing by looking: makes no file, and leaves the schema alone.
+pub(super) async fn store_as_it_is(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    let url = database_url(settings);
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.trim_start_matches("//").split('?').next().unwrap_or_default();
+        anyhow::ensure!(
+            Path::new(path).exists(),
+            "there is no database {path}: are DATABASE_URL and PRESENCE_DATA_DIR right?"
+        );
+    }
+    let store = store(settings).await?;
+    store.ping().await.context(NO_DATABASE)?;
     Ok(store)
 }
 
@@ -200,4 +219,44 @@ pub(super) async fn redis(
     }
     let embedded = EmbeddedRedis::start(&folder.redis()).await?;
     Ok((embedded.url(), Some(embedded)))
+}
+
+/// Redis as a command of its own process reaches it.
+pub(super) struct CommandRedis {
+    pub(super) live: LiveSet,
+    embedded: Option<EmbeddedRedis>,
+    _folder: Option<DataFolder>,
+}
+
+impl CommandRedis {
+    pub(super) async fn close(self) {
+        self.live.close().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}
+
+/// Starts connecting to Redis: with an embedded server to the running service's, or to one started for the while.
+pub(super) async fn redis_for_a_command(settings: &Settings) -> anyhow::Result<CommandRedis> {
+    let (folder, url, embedded) = match &settings.redis_url {
+        Some(url) => (None, url.reveal().to_string(), None),
+        None => match DataFolder::try_lock(&settings.data_dir)? {
+            None => (None, running_redis(settings)?, None),
+            Some(lock) => {
+                drop(lock);
+                let folder = DataFolder::open(settings, true)?;
+                let (url, embedded) = redis(settings, &folder).await?;
+                (Some(folder), url, embedded)
+            }
+        },
+    };
+    Ok(CommandRedis { live: live(settings, url)?, embedded, _folder: folder })
+}
+
+fn running_redis(settings: &Settings) -> anyhow::Result<String> {
+    let file = settings.data_dir.join("redis").join("port");
+    let port = std::fs::read_to_string(&file)
+        .with_context(|| format!("a presenced runs on this folder, but {} tells no port", file.display()))?;
+    Ok(format!("redis://127.0.0.1:{}", port.trim()))
 }

@@ -17,6 +17,13 @@ pub struct Cli {
     pub settings: Settings,
 }
 
+impl Cli {
+    /// The exit code of a command that could not do its work: the doctor's 1 says that it did, and found something.
+    pub const fn trouble(&self) -> u8 {
+        if matches!(self.command, Some(Command::Doctor(_))) { 2 } else { 1 }
+    }
+}
+
 /// What the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -24,10 +31,21 @@ pub enum Command {
     Serve,
     /// One sweep and one reconcile pass by hand: takes offline whose time has passed, and says what it found and did
     CheckOfflineUsers,
+    /// Compare Redis, deadlines, stream and SQL, and print each disagreement with its cause and what to do. Safe beside
+    /// running instances. Exit code 0: they agree; 1: they disagree; 2: it could not look
+    Doctor(Doctor),
     /// Add an account
     CreateUser(CreateUser),
     /// Bring the database's schema up to date
     Migrate,
+}
+
+/// How to examine.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Mend what can be mended, say what was, and look again: exit code 0 where all is well then
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// The account to add.

@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::backing::{self, DataFolder};
+use super::backing;
 use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity};
 use crate::presence::PresenceService;
 use crate::tasks::{self, Context};
-
-/// How long a command waits for Redis.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `presenced migrate`
 pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
@@ -60,25 +57,11 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
 
 /// `presenced check-offline-users`: the successor of the management command of that name.
 pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<()> {
-    // With an embedded server: the running service's, or one started for the while.
-    let (folder, url, embedded) = match &settings.redis_url {
-        Some(url) => (None, url.reveal().to_string(), None),
-        None => match DataFolder::try_lock(&settings.data_dir)? {
-            None => (None, running_redis(settings)?, None),
-            Some(lock) => {
-                drop(lock);
-                let folder = DataFolder::open(settings, true)?;
-                let (url, embedded) = backing::redis(settings, &folder).await?;
-                (Some(folder), url, embedded)
-            }
-        },
-    };
-    let store = backing::store_now(settings).await?;
-    let live = backing::live(settings, url)?;
+    let redis = backing::redis_for_a_command(settings).await?;
     let outcome = async {
-        tokio::time::timeout(PATIENCE, live.ready())
-            .await
-            .context("Redis does not answer: is REDIS_URL right, and the server up?")??;
+        let store = backing::store_now(settings).await?;
+        let live = &redis.live;
+        tokio::time::timeout(backing::REDIS_PATIENCE, live.ready()).await.context(backing::NO_REDIS)??;
         let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
         let context = Context {
             live: live.clone(),
@@ -88,18 +71,19 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
             counts: tasks::Counts::default(),
             sweep: true,
         };
-        check(&context).await
+        let checked = check(&context).await;
+        // It may have taken a turn at the stream, under a name that nobody will use again.
+        let _ = live.resign().await;
+        checked
     }
     .await;
-    live.close().await;
-    if let Some(embedded) = embedded {
-        embedded.stop().await;
-    }
-    drop(folder);
+    redis.close().await;
     outcome
 }
 
 async fn check(context: &Context) -> anyhow::Result<()> {
+    // Nothing is claimed before somebody has looked at a Redis that was restarted.
+    context.presence.restore_fence().await?;
     let swept = tasks::sweep_once(&context.live).await?;
     println!("deadlines passed: {}, taken offline now: {}", swept.passed, swept.claimed);
     if swept.strays > 0 {
@@ -123,11 +107,4 @@ async fn check(context: &Context) -> anyhow::Result<()> {
     }
     println!("online now: {}", context.live.online_count().await?);
     Ok(())
-}
-
-fn running_redis(settings: &Settings) -> anyhow::Result<String> {
-    let file = settings.data_dir.join("redis").join("port");
-    let port = std::fs::read_to_string(&file)
-        .with_context(|| format!("a presenced runs on this folder, but {} tells no port", file.display()))?;
-    Ok(format!("redis://127.0.0.1:{}", port.trim()))
 }

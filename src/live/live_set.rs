@@ -150,6 +150,29 @@ impl LiveSet {
         }
     }
 
+    /// As [`Self::ready`], for somebody who only looks: notes nothing. Returns with how many shards this Redis is used,
+    /// `None` where it has never been.
+    pub async fn visit(&self) -> Result<Option<u32>> {
+        loop {
+            self.connected().await;
+            let get = self.front.client().get::<Option<u32>, _>(Keys::shards());
+            match self.front.run_before_ready(get).await {
+                Ok(Ok(found)) => {
+                    self.gate
+                        .store(found.is_none_or(|found| found == self.options.shards), Ordering::Relaxed);
+                    return Ok(found);
+                }
+                Ok(Err(error)) => match LiveError::from(error) {
+                    LiveError::Down | LiveError::Timeout | LiveError::Refused(_) => {}
+                    error => return Err(error),
+                },
+                Err(LiveError::Down | LiveError::Timeout | LiveError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
     /// Notes with how many shards this Redis is used; returns with how many it was before.
     async fn settle_shards(&self) -> Result<u32> {
         let client = self.front.client();

@@ -5,6 +5,7 @@
 //! (a change of the live set and its transition are one script run) and invariant 10 (plain keys, no `SCAN`, no
 //! `KEYS`). Knows nothing of SQL or HTTP.
 
+mod audit;
 mod deadlines;
 mod embedded;
 mod events;
@@ -13,17 +14,20 @@ mod keys;
 mod link;
 mod live_set;
 mod measure;
+mod mend;
 mod scripts;
 mod stream;
 
 use std::time::Duration;
 
+pub use audit::{Entries, EntryPlace, MemberPlace, Members, Server, Stock};
 pub use deadlines::{Due, Epoch, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, FormerFence, Verdict};
 pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
 pub use measure::Measures;
+pub use mend::{Mend, Mended};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.

@@ -33,6 +33,7 @@ pub(super) mod named {
     use super::{FredScript, LazyLock, Script};
     script!(ack:);
     script!(affirm: "clock" "transitions" "sessions");
+    script!(audit: "clock" "sessions");
     script!(block: "clock" "transitions" "sessions");
     script!(claim: "clock" "life" "transitions");
     script!(due: "clock" "life");
@@ -41,6 +42,8 @@ pub(super) mod named {
     script!(heartbeat: "clock" "life" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
     script!(measure: "clock");
+    script!(members:);
+    script!(mend: "clock" "transitions" "sessions");
     script!(online: "clock");
     script!(raise: "life");
     script!(read: "clock" "sessions");
@@ -48,6 +51,7 @@ pub(super) mod named {
     script!(resign:);
     script!(seen: "clock");
     script!(set_status: "clock" "life" "transitions" "sessions");
+    script!(stock: "clock");
     script!(take: "clock");
     script!(unsettled: "clock");
 }

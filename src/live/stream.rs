@@ -13,7 +13,7 @@ use super::{LiveError, Result};
 use crate::model::{Millis, StreamId, Transition};
 
 /// The consumer group of every persister.
-const GROUP: &str = "persist";
+pub(super) const GROUP: &str = "persist";
 /// For how long another persister's turn is respected: a dead one's work is taken over after that.
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -149,7 +149,7 @@ impl Work {
 const END_OF_TIME: i64 = 253_402_300_799_999;
 
 /// `None` for what no script of ours writes: one odd entry must not keep a batch from being committed.
-fn parse(id: &str, fields: &[String]) -> Option<Transition> {
+pub(super) fn parse(id: &str, fields: &[String]) -> Option<Transition> {
     let instant = |text: &str| text.parse().ok().filter(|ms| (0..=END_OF_TIME).contains(ms)).map(Millis);
     let field = |name: &str| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
     Some(Transition {

@@ -1,10 +1,11 @@
 //! Plain types and pure rules: what an account, a status, a session and a transition are, and the few functions
 //! that decide about them.
 //!
-//! Owns the account rule ([`account::may_be_present`]), the merge ([`merge::effective`]) and the chain
-//! ([`history::chain`]). Does no I/O, reads no clock, imports no other room.
+//! Owns the account rule ([`account::may_be_present`]), the merge ([`merge::effective`]), the chain
+//! ([`history::chain`]) and the comparison ([`audit::compare`]). Does no I/O, reads no clock, imports no other room.
 
 pub mod account;
+pub mod audit;
 pub mod history;
 pub mod merge;
 pub mod page;

@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
     NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
-    RotationRequest, Session, Standing, StoreError,
+    RotationRequest, Session, SetAside, Standing, StoreError,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -145,4 +146,25 @@ pub trait Store: Send + Sync + 'static {
     async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64>;
     /// Up to `limit` users whose mirror says that they are present, ascending by id, all ids greater than `after`.
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>>;
+
+    // The comparison with Redis, and what it mends (`presenced doctor`).
+
+    /// Up to `limit` accounts as far as presence goes, ascending by id, all ids greater than `after`. Each with the newest
+    /// row of its history, as of one instant.
+    async fn presences_after(&self, after: UserId, limit: u32) -> Result<Vec<InSql>>;
+    /// The same for these ids, those that exist, in any order.
+    async fn presences(&self, ids: &[UserId]) -> Result<Vec<InSql>>;
+    /// Up to `limit` rows of the history behind that row of that user, ordered by user and id.
+    async fn history_after(&self, user: UserId, id: i64, limit: u32) -> Result<Vec<HistoryStep>>;
+    /// How many transitions were set aside.
+    async fn set_aside(&self) -> Result<SetAside>;
+    /// Sets the mirror of these users to where their history leads, each if its version still is this one; returns for
+    /// how many it was another.
+    async fn mend_mirror(&self, users: &[(UserId, i64)]) -> Result<u64>;
+    /// Lowers the versions of these users to `to`, each if it still is this one: newer transitions are taken again after
+    /// Redis's clock went back.
+    async fn lower_versions(&self, users: &[(UserId, i64)], to: i64) -> Result<u64>;
+    /// Chains a row to the one before it, as [`crate::model::history::chain`] would have: it begins where that one
+    /// ended, or goes where it led nowhere else. Whether it did: not where the two have changed.
+    async fn mend_history(&self, broken: &Break) -> Result<bool>;
 }

@@ -5,6 +5,7 @@ use sqlx::FromRow;
 
 use super::{Credentials, MirrorRow, PasswordHash, Result, Session, StoreError};
 use crate::model::account::UnknownWord;
+use crate::model::audit::{HistoryStep, InSql};
 use crate::model::history::Recorded;
 use crate::model::{Account, Millis, SessionId, StreamId, UserId};
 
@@ -59,6 +60,26 @@ pub fn origin(stream_id: &str) -> Option<(u32, Millis)> {
     let (shard, id) = stream_id.split_once('/')?;
     let id: StreamId = id.parse().ok()?;
     Some((shard.parse().ok()?, Millis(i64::try_from(id.ms).ok()?)))
+}
+
+/// A row of `users` with the newest word of its history.
+#[derive(Debug, FromRow)]
+pub struct ComparedRow {
+    id: UserId,
+    may_be_present: bool,
+    online_status: String,
+    presence_version: i64,
+    last_seen: Option<DateTime<Utc>>,
+    history: Option<String>,
+}
+
+/// A row of `presence_transitions` as far as the chain goes.
+#[derive(Debug, FromRow)]
+pub struct StepRow {
+    user_id: UserId,
+    id: i64,
+    from_status: String,
+    to_status: String,
 }
 
 /// A row of `login_sessions`.
@@ -120,6 +141,35 @@ impl TryFrom<PresenceRow> for MirrorRow {
             user: row.id,
             status: word("users.online_status", &row.online_status)?,
             last_seen: row.last_seen.map(Millis::from_utc),
+        })
+    }
+}
+
+impl TryFrom<ComparedRow> for InSql {
+    type Error = StoreError;
+
+    fn try_from(row: ComparedRow) -> Result<Self> {
+        let history = row.history.map(|history| word("presence_transitions.to_status", &history));
+        Ok(Self {
+            user: row.id,
+            may_be_present: row.may_be_present,
+            mirror: word("users.online_status", &row.online_status)?,
+            version: row.presence_version,
+            last_seen: row.last_seen.map(Millis::from_utc),
+            history: history.transpose()?,
+        })
+    }
+}
+
+impl TryFrom<StepRow> for HistoryStep {
+    type Error = StoreError;
+
+    fn try_from(row: StepRow) -> Result<Self> {
+        Ok(Self {
+            user: row.user_id,
+            id: row.id,
+            from: word("presence_transitions.from_status", &row.from_status)?,
+            to: word("presence_transitions.to_status", &row.to_status)?,
         })
     }
 }

@@ -253,3 +253,17 @@ pub struct MirrorRow {
     /// `users.last_seen`.
     pub last_seen: Option<Millis>,
 }
+
+/// How many transitions were set aside, because SQL knew nothing of the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetAside {
+    /// How many; no further than [`SetAside::COUNTED`].
+    pub count: u64,
+    /// When the latest of them was.
+    pub latest: Option<Millis>,
+}
+
+impl SetAside {
+    /// As far as they are counted.
+    pub const COUNTED: u64 = 10_000;
+}

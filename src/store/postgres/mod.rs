@@ -5,6 +5,7 @@
 //! default, because a look behind a lock must see what its last holder wrote.
 
 mod accounts;
+mod audit;
 mod changes;
 mod history;
 mod sessions;
@@ -22,9 +23,10 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing,
-    Store, StoreError, schema,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside,
+    Standing, Store, StoreError, schema,
 };
+use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 use changes::Watch;
 
@@ -277,5 +279,42 @@ impl Store for Postgres {
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
         self.with(async |lease| history::present_after(lease, after, limit).await).await
+    }
+
+    async fn presences_after(&self, after: UserId, limit: u32) -> Result<Vec<InSql>> {
+        self.with(async |lease| audit::presences_after(lease, after, limit).await).await
+    }
+
+    async fn presences(&self, ids: &[UserId]) -> Result<Vec<InSql>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.with(async |lease| audit::presences(lease, ids).await).await
+    }
+
+    async fn history_after(&self, user: UserId, id: i64, limit: u32) -> Result<Vec<HistoryStep>> {
+        self.with(async |lease| audit::history_after(lease, user, id, limit).await).await
+    }
+
+    async fn set_aside(&self) -> Result<SetAside> {
+        self.with(async |lease| audit::set_aside(lease).await).await
+    }
+
+    async fn mend_mirror(&self, users: &[(UserId, i64)]) -> Result<u64> {
+        if users.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, async |lease| audit::mend_mirror(lease, users).await).await
+    }
+
+    async fn lower_versions(&self, users: &[(UserId, i64)], to: i64) -> Result<u64> {
+        if users.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, async |lease| audit::lower_versions(lease, users, to).await).await
+    }
+
+    async fn mend_history(&self, broken: &Break) -> Result<bool> {
+        self.within(BATCH_TIMEOUT, async |lease| audit::mend_history(lease, broken).await).await
     }
 }

@@ -7,6 +7,7 @@
 //! every other tool out of the file.
 
 mod accounts;
+mod audit;
 mod changes;
 mod history;
 mod sessions;
@@ -27,9 +28,10 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, Standing,
-    Store, StoreError, schema,
+    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside,
+    Standing, Store, StoreError, schema,
 };
+use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
 use changes::Watch;
 
@@ -307,5 +309,43 @@ impl Store for Sqlite {
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
         self.read(async |lease| history::present_after(lease, after, limit).await).await
+    }
+
+    async fn presences_after(&self, after: UserId, limit: u32) -> Result<Vec<InSql>> {
+        self.read(async |lease| audit::presences_after(lease, after, limit).await).await
+    }
+
+    async fn presences(&self, ids: &[UserId]) -> Result<Vec<InSql>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(async |lease| audit::presences(lease, ids).await).await
+    }
+
+    async fn history_after(&self, user: UserId, id: i64, limit: u32) -> Result<Vec<HistoryStep>> {
+        self.read(async |lease| audit::history_after(lease, user, id, limit).await).await
+    }
+
+    async fn set_aside(&self) -> Result<SetAside> {
+        self.read(async |lease| audit::set_aside(lease).await).await
+    }
+
+    async fn mend_mirror(&self, users: &[(UserId, i64)]) -> Result<u64> {
+        if users.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::mend_mirror(lease, users).await).await
+    }
+
+    async fn lower_versions(&self, users: &[(UserId, i64)], to: i64) -> Result<u64> {
+        if users.is_empty() {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::lower_versions(lease, users, to).await)
+            .await
+    }
+
+    async fn mend_history(&self, broken: &Break) -> Result<bool> {
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::mend_history(lease, broken).await).await
     }
 }

@@ -1,11 +1,13 @@
 //! Each script on a real Redis: a case per reply, the keys afterwards, and a second run that must harm nothing.
 
+mod audit;
 mod block;
 mod claim;
 mod heartbeat;
 mod leave;
 mod life;
 mod measure;
+mod mend;
 mod reads;
 mod reconcile;
 mod set_status;

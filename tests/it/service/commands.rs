@@ -154,6 +154,11 @@ async fn check_offline_users_says_what_it_found_and_did() {
     })
     .await;
     super::assert_alternates(&scene.histories().await);
+    let about = scene.redis.cli(&["XINFO", "CONSUMERS", "presence:{0}:transitions", "persist"]);
+    let lines: Vec<&str> = about.lines().collect();
+    let service = format!("-{}-", scene.service.pid());
+    let left = lines.windows(2).find(|pair| pair[0] == "name" && !pair[1].contains(&service));
+    assert_eq!(left, None, "the command leaves its name on the group");
     // Someone whom SQL calls online and Redis does not know: the legacy of another system, or of a lost Redis.
     scene
         .sql

@@ -3,6 +3,7 @@
 mod commands;
 mod crowd;
 mod degraded;
+mod doctor;
 mod embedded;
 mod ending;
 mod fence;

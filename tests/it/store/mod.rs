@@ -1,6 +1,7 @@
 //! The conformance suite of the store: every test runs on SQLite and on a real PostgreSQL.
 
 mod accounts;
+mod audit;
 mod changes;
 mod history;
 mod mirror;
