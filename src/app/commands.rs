@@ -83,7 +83,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
 
 async fn check(context: &Context) -> anyhow::Result<()> {
     // Nothing is claimed before somebody has looked at a Redis that was restarted.
-    context.presence.restore_fence().await?;
+    Box::pin(context.presence.restore_fence()).await?;
     let swept = tasks::sweep_once(&context.live).await?;
     println!("deadlines passed: {}, taken offline now: {}", swept.passed, swept.claimed);
     if swept.strays > 0 {
