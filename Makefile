@@ -4,7 +4,7 @@
 
 # Where rustup puts cargo, for shells that were not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-NEXTEST_PROFILE ?= $(if $(CI),ci,default)
+NEXTEST_PROFILE ?= ci
 export NEXTEST_PROFILE
 
 .PHONY: help run test check faults storm fmt deny

@@ -3,11 +3,13 @@
 --
 -- KEYS  1 transitions (stream)
 -- ARGV  1 group  2 consumer  3 entries at most  4 lease_ms: how long another consumer's turn is respected
+--       5 id after which to go on, in the turn that a call before has begun ('' to begin one)
 -- Reply now_ms, wait_ms (0, or how long another consumer's turn may still last), then the entries as XRANGE gives them
 -- Appends nothing; creates the group where it is missing. Run again it returns the same batch.
 -- Cost  O(entries)
 local stream = KEYS[1]
 local group, consumer, count, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local after = ARGV[5]
 local now = now_ms()
 
 local oldest = redis.pcall('XPENDING', stream, group, '-', '+', 1)
@@ -26,7 +28,12 @@ if oldest[1] then
 end
 
 local reply = { now, 0 }
-local pending = redis.call('XAUTOCLAIM', stream, group, consumer, 0, '0-0', 'COUNT', count)
+local from = '0-0'
+if after ~= '' then
+  local ms, seq = string.match(after, '^(%d+)-(%d+)$')
+  from = string.format('%s-%d', ms, tonumber(seq) + 1)
+end
+local pending = redis.call('XAUTOCLAIM', stream, group, consumer, 0, from, 'COUNT', count)
 for _, entry in ipairs(pending[2]) do
   if entry then reply[#reply + 1] = entry end
 end
@@ -39,7 +46,7 @@ if room > 0 and pending[1] == '0-0' then
     end
   end
 end
-if #reply == 2 then
+if #reply == 2 and after == '' then
   -- Entries that the group has passed and nobody holds (someone moved the group by hand): SQL lacks them all the same.
   for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', count)) do
     reply[#reply + 1] = entry

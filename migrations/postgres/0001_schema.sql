@@ -54,7 +54,7 @@ COMMENT ON COLUMN users.updated_at IS 'When the service last changed the account
 CREATE TABLE presence_transitions (
     user_id bigint NOT NULL,
     id bigint GENERATED ALWAYS AS IDENTITY,
-    stream_id text NOT NULL CONSTRAINT presence_transitions_stream_id_key UNIQUE,
+    stream_id text COLLATE "C" NOT NULL CONSTRAINT presence_transitions_stream_id_key UNIQUE,
     from_status text NOT NULL,
     to_status text NOT NULL,
     reason text NOT NULL,

@@ -51,6 +51,12 @@ impl LiveSet {
 
     /// Takes the next batch of a shard (`lua/take.lua`), at most `most` entries.
     pub async fn take(&self, shard: u32, most: u32) -> Result<Turn> {
+        self.take_after(shard, None, most).await
+    }
+
+    /// [`Self::take`], which goes on after an entry that this turn has taken already: so that a large batch keeps Redis
+    /// from heartbeats for no longer than a small one.
+    pub async fn take_after(&self, shard: u32, after: Option<StreamId>, most: u32) -> Result<Turn> {
         let lease_ms = i64::try_from(LEASE.as_millis()).unwrap_or(3_000);
         let reply: Vec<Value> = named::take
             .run(&self.back, || {
@@ -59,6 +65,7 @@ impl LiveSet {
                     self.options.instance.as_str().into(),
                     i64::from(most).into(),
                     lease_ms.into(),
+                    after.map_or_else(|| Value::from_static_str(""), |id| id.to_string().into()),
                 ];
                 (vec![Keys::of(shard).transitions()], args)
             })
@@ -137,6 +144,18 @@ impl Work {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.transitions.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// The last entry in stream order.
+    pub fn last(&self) -> Option<StreamId> {
+        let unreadable = self.unreadable.iter().filter_map(|id| id.parse::<StreamId>().ok()).max();
+        unreadable.max(self.transitions.last().map(|transition| transition.id))
+    }
+
+    /// Adds what was taken after it.
+    pub fn extend(&mut self, more: Self) {
+        self.transitions.extend(more.transitions);
+        self.unreadable.extend(more.unreadable);
     }
 
     /// How many entries.

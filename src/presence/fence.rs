@@ -150,11 +150,10 @@ impl FenceKeeper {
     /// where Redis is known to have held later data than it does now.
     async fn what_was_there(&self) -> Result<(HashSet<String>, Duration)> {
         let (mut cursors, mut lost) = (HashSet::new(), false);
-        let recorded = self.store.newest_transition().await?;
         for shard in self.live.shards() {
             let fence = self.live.fence(shard).await?;
             lost |= self.live.knows_of_later_data(shard, &fence);
-            lost |= recorded.is_some_and(|(of, at)| of == shard && at > fence.newest);
+            lost |= self.store.newest_transition(shard).await?.is_some_and(|at| at > fence.newest);
             cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
         Ok((cursors, if lost { self.live.ttl() } else { Duration::ZERO }))

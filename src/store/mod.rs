@@ -134,8 +134,8 @@ pub trait Store: Send + Sync + 'static {
 
     // The history.
 
-    /// The newest row of the history: the shard that it comes from, and Redis's time of its stream entry.
-    async fn newest_transition(&self) -> Result<Option<(u32, Millis)>>;
+    /// Redis's time of the newest stream entry of a shard that the history holds.
+    async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>>;
 
     /// Writes a batch of one shard's transitions, in stream order, in one transaction: history rows by
     /// [`crate::model::history::chain`], the mirror and `last_seen` in `users`. Running it again with the same or an

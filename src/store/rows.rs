@@ -55,11 +55,10 @@ pub struct PresenceRow {
     last_seen: Option<DateTime<Utc>>,
 }
 
-/// Reads `presence_transitions.stream_id`, `<shard>/<ms>-<seq>`: the shard, and Redis's time of the entry.
-pub fn origin(stream_id: &str) -> Option<(u32, Millis)> {
-    let (shard, id) = stream_id.split_once('/')?;
-    let id: StreamId = id.parse().ok()?;
-    Some((shard.parse().ok()?, Millis(i64::try_from(id.ms).ok()?)))
+/// Reads `presence_transitions.stream_id`, `<shard>/<ms>-<seq>`: Redis's time of the entry.
+pub fn instant(stream_id: &str) -> Option<Millis> {
+    let id: StreamId = stream_id.split_once('/')?.1.parse().ok()?;
+    Some(Millis(i64::try_from(id.ms).ok()?))
 }
 
 /// A row of `users` with the newest word of its history.

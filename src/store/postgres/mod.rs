@@ -259,8 +259,8 @@ impl Store for Postgres {
         self.with(async |lease| sessions::ended_since(lease, since).await).await
     }
 
-    async fn newest_transition(&self) -> Result<Option<(u32, Millis)>> {
-        self.with(async |lease| history::newest(lease).await).await
+    async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
+        self.with(async |lease| history::newest(lease, shard).await).await
     }
 
     async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {

@@ -10,7 +10,7 @@ use super::{SqliteLease, begin, json_ids, text};
 use crate::model::history::Recorded;
 use crate::model::{Millis, Transition, UserId};
 use crate::store::batch::{latest, plan, users_of};
-use crate::store::rows::{PresenceRow, RecordedRow, convert, origin};
+use crate::store::rows::{PresenceRow, RecordedRow, convert, instant};
 use crate::store::{MirrorRow, RecordOutcome, Result};
 
 /// One batch of one shard; rows travel as one JSON array each.
@@ -105,8 +105,17 @@ pub async fn present_after(lease: &mut SqliteLease, after: UserId, limit: u32) -
     convert(rows)
 }
 
-pub async fn newest(lease: &mut SqliteLease) -> Result<Option<(u32, Millis)>> {
-    let newest: Option<(String,)> =
-        lease.row(query_as("SELECT stream_id FROM presence_transitions ORDER BY id DESC LIMIT 1")).await?;
-    Ok(newest.and_then(|(id,)| origin(&id)))
+/// Names that begin with the shard lie between `<shard>/` and `<shard>0`, byte by byte, and within the shard a millisecond
+/// sorts as text (until the year 2286).
+pub async fn newest(lease: &mut SqliteLease, shard: u32) -> Result<Option<Millis>> {
+    let newest: Option<(Option<String>,)> = lease
+        .row(
+            query_as(
+                "SELECT max(stream_id) FROM presence_transitions WHERE stream_id > ?1 AND stream_id < ?2",
+            )
+            .bind(format!("{shard}/"))
+            .bind(format!("{shard}0")),
+        )
+        .await?;
+    Ok(newest.and_then(|(id,)| instant(&id?)))
 }

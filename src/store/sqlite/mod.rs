@@ -288,8 +288,8 @@ impl Store for Sqlite {
         self.read(async |lease| sessions::ended_since(lease, since).await).await
     }
 
-    async fn newest_transition(&self) -> Result<Option<(u32, Millis)>> {
-        self.read(async |lease| history::newest(lease).await).await
+    async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
+        self.read(async |lease| history::newest(lease, shard).await).await
     }
 
     async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {

@@ -26,15 +26,24 @@ on_both!(
     persisters_of_many_shards_and_account_changes_do_not_wait_in_a_circle,
     a_large_batch_is_one_step,
     a_blocked_user_is_recorded_like_any_other,
-    the_newest_transition_tells_its_shard_and_instant,
+    the_newest_transition_is_told_by_shard,
 );
 
-async fn the_newest_transition_tells_its_shard_and_instant(db: Db) {
-    assert_eq!(db.store.newest_transition().await.unwrap(), None);
+async fn the_newest_transition_is_told_by_shard(db: Db) {
+    assert_eq!(db.store.newest_transition(6).await.unwrap(), None);
     let ada = db.user("ada").await;
-    db.store.record(3, &[transition(1_000, ada, Online)]).await.unwrap();
-    db.store.record(61, &[transition(2_000, ada, Offline)]).await.unwrap();
-    assert_eq!(db.store.newest_transition().await.unwrap(), Some((61, Millis(2_000))));
+    let now = 1_795_332_000_000;
+    for (shard, at) in [(6, now), (61, now + 3_000), (60, now + 4_000), (7, now + 2_000), (6, now + 1_000)] {
+        let to = if at == now || at == now + 4_000 { Online } else { Offline };
+        db.store.record(shard, &[transition(at, ada, to)]).await.unwrap();
+    }
+    let newest = async |shard| {
+        let newest = db.store.newest_transition(shard).await.unwrap();
+        newest.map(|at| at.0.unsigned_abs() - now)
+    };
+    assert_eq!(newest(6).await, Some(0), "what came late was left out");
+    assert_eq!((newest(61).await, newest(60).await), (Some(3_000), Some(4_000)));
+    assert_eq!((newest(7).await, newest(0).await), (None, None));
 }
 
 async fn a_batch_becomes_history_and_mirror(db: Db) {
