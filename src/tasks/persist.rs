@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Context;
 use crate::live::{LiveError, Turn, Work};
+use crate::model::StreamId;
 use crate::presence::Trouble;
 use crate::store::StoreError;
 
@@ -110,10 +111,14 @@ pub async fn drain_all(context: &Context) -> anyhow::Result<Drained> {
 
 /// A batch of one turn, slice by slice, so that heartbeats get through between them; `None` where it is somebody else's
 /// turn.
-async fn take_batch(context: &Context, shard: u32) -> Result<Option<Work>, LiveError> {
+async fn take_batch(
+    context: &Context,
+    shard: u32,
+    after: Option<StreamId>,
+) -> Result<Option<Work>, LiveError> {
     let mut batch = Work::default();
     loop {
-        match context.live.take_after(shard, batch.last(), SLICE).await? {
+        match context.live.take_after(shard, batch.last().or(after), SLICE).await? {
             Turn::Mine(slice) => {
                 let is_last = slice.len() < SLICE as usize;
                 batch.extend(slice);
@@ -131,16 +136,31 @@ async fn take_batch(context: &Context, shard: u32) -> Result<Option<Work>, LiveE
 async fn drain(context: &Context, stopping: &Stopping) -> Result<Drained, Failure> {
     let mut drained = Drained::default();
     for shard in context.live.shards() {
+        let mut ahead = None;
         while stopping.borrow().is_none_or(|until| Instant::now() < until) {
-            let Some(work) = take_batch(context, shard).await? else {
+            let taken = match ahead.take() {
+                Some(taken) => taken,
+                None => take_batch(context, shard, None).await?,
+            };
+            let Some(work) = taken else {
                 drained.others_at_it = true;
                 break;
             };
             if work.is_empty() {
                 break;
             }
-            let outcome = context.store.record(shard, &work.transitions).await?;
+            // While SQL writes a full batch the next is taken, in order after it. Should the writing fail, both are
+            // pending and come again.
+            let next = async {
+                match work.last().filter(|_| work.len() >= BATCH) {
+                    Some(last) => take_batch(context, shard, Some(last)).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (outcome, next) = tokio::join!(context.store.record(shard, &work.transitions), next);
+            let outcome = outcome?;
             context.live.ack(shard, &work).await?;
+            ahead = next?;
             context.counts.persisted(&work.transitions);
             drained.transitions += work.len() as u64;
             drained.recorded += outcome.recorded as u64;
