@@ -220,3 +220,24 @@ async fn what_a_persister_leaves_in_hand_is_handed_over_at_once() {
     let names = bench.redis.cli(&["XINFO", "CONSUMERS", "presence:{0}:transitions", "persist"]);
     assert!(names.contains("bench") && !names.contains("other"), "{names}");
 }
+
+#[tokio::test]
+async fn a_turn_goes_on_where_it_was_and_begins_anew_at_its_beginning() {
+    let bench = Bench::start().await;
+    come_online(&bench, 1..=7).await;
+    let first = mine(&bench.live, 3).await;
+    let after = async |last| match bench.live.take_after(0, last, 3).await.unwrap() {
+        Turn::Mine(work) => work,
+        Turn::Others(wait) => panic!("another has the turn for {wait:?}"),
+    };
+    let second = after(first.last()).await;
+    assert_eq!(users(&second), [4, 5, 6]);
+    assert_eq!(after(first.last()).await, second, "asked again it gives the same");
+    let third = after(second.last()).await;
+    assert_eq!(users(&third), [7]);
+    assert!(after(third.last()).await.is_empty());
+    // The first two were written; what was taken ahead is pending still, and comes first in the next turn.
+    bench.live.ack(0, &first).await.unwrap();
+    bench.live.ack(0, &second).await.unwrap();
+    assert_eq!(users(&mine(&bench.live, 3).await), [7]);
+}

@@ -83,18 +83,22 @@ impl Others {
         Self { asking, answers }
     }
 
-    /// How long the answers took of those that were due in between, the quickest first. All were 200.
-    async fn end(mut self, from: Instant, to: Instant) -> Vec<Duration> {
+    /// How long the answers took of those that were due before the storm, and while it lasted, the quickest first. All
+    /// were 200.
+    async fn end(mut self, from: Instant, to: Instant) -> [Vec<Duration>; 2] {
         self.asking.abort();
-        let mut between = Vec::new();
+        let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
         while let Some((due, status, took)) = self.answers.recv().await {
             assert_eq!(status, 200, "no heartbeat fails");
-            if (from..=to).contains(&due) {
-                between.push(took);
+            if due < from {
+                before.push(took);
+            } else if due <= to {
+                meanwhile.push(took);
             }
         }
-        between.sort_unstable();
-        between
+        before.sort_unstable();
+        meanwhile.sort_unstable();
+        [before, meanwhile]
     }
 }
 
@@ -144,7 +148,7 @@ async fn storm(users: i64) {
     })
     .await;
     let took = begun.elapsed();
-    let meanwhile = others.end(begun, begun + took).await;
+    let [calm, meanwhile] = others.end(begun, begun + took).await;
     let cpu = (
         cpu_seconds(service) - before.0,
         cpu_seconds(redis) - before.1,
@@ -167,12 +171,13 @@ async fn storm(users: i64) {
     let redis_peak = redis_peak.lines().find_map(|line| line.strip_prefix("used_memory_peak_human:"));
     println!(
         "{users} deadlines within a second: all in PostgreSQL {:.1} s after the first; {} heartbeats of others meanwhile, \
-         p50 {:?} p99 {:?} most {:?}; CPU seconds presenced {:.1}, Redis {:.1}, PostgreSQL {:.1}; presenced {before_mb:?} MB before, {:?} MB at the most; Redis {} at the most",
+         p50 {:?} p99 {:?} most {:?}, p99 before {:?}; CPU seconds presenced {:.1}, Redis {:.1}, PostgreSQL {:.1}; presenced {before_mb:?} MB before, {:?} MB at the most; Redis {} at the most",
         took.as_secs_f32(),
         meanwhile.len(),
         percentile(&meanwhile, 50),
         percentile(&meanwhile, 99),
         meanwhile.last().unwrap(),
+        percentile(&calm, 99),
         cpu.0,
         cpu.1,
         cpu.2,
