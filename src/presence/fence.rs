@@ -20,6 +20,9 @@ type Result<T> = std::result::Result<T, PresenceError>;
 const CHUNK: u32 = 1_000;
 /// Between two looks at a fence that somebody else builds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How far back the end of a session is told again where Redis has kept its data, ms: the clocks of Redis and of whoever
+/// dated the end differ by less.
+const LATELY_MS: i64 = 60_000;
 /// How often an answer that was overtaken is fetched anew before giving up; each time somebody else got through.
 const ATTEMPTS: usize = 50;
 
@@ -69,6 +72,12 @@ impl FenceKeeper {
         match fence.former {
             _ if fence.cursor.is_some() => Ok(true),
             Some(former) if former.is_whole => {
+                // The last moments may be missing all the same, and SQL knows who was blocked or logged out in them.
+                // Where SQL cannot be asked it must do without.
+                match self.tell_lately(&former.cursor, fence.newest).await {
+                    Ok(()) | Err(PresenceError::Store(_)) => {}
+                    Err(error) => return Err(error),
+                }
                 let adopted = self.live.adopt_fence(shard, &former).await?;
                 if adopted {
                     tracing::info!(shard, "Redis was restarted and has kept its data");
@@ -77,6 +86,15 @@ impl FenceKeeper {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Tells Redis which accounts have changed since a cursor, and which sessions ended lately.
+    async fn tell_lately(&self, cursor: &str, newest: Millis) -> Result<()> {
+        let ended = self.store.sessions_ended_since(newest.plus(-LATELY_MS)).await?;
+        self.live.end_again(&ended).await?;
+        let changes = self.store.account_changes(&ChangeCursor(cursor.to_owned())).await?;
+        self.tell(&changes.users).await?;
+        Ok(())
     }
 
     async fn build(&self) -> Result<()> {

@@ -155,3 +155,32 @@ async fn who_left_after_the_copy_and_stays_by_a_heartbeat_is_online_in_sql_too()
     mirror(&scene, "online").await;
     assert_alternates(&scene.histories().await);
 }
+
+#[tokio::test]
+async fn who_logged_out_in_the_last_moment_does_not_come_back_by_a_restart_that_forgot_it() {
+    let mut scene = Scene::start(Database::Postgres, 2, Duration::from_secs(1), &[]).await;
+    scene
+        .sql
+        .run("INSERT INTO login_sessions (sid, user_id, created_at, last_used_at) VALUES ('phone', 2, now(), now())")
+        .await;
+    let phone = access_token(2, "phone");
+    for _ in 0..3 {
+        assert_eq!(scene.api.heartbeat(&phone).await.0, 200);
+        assert_eq!(scene.redis.cli(&["SAVE"]), "OK");
+        let (status, ..) = scene.api.delete("me/sessions/phone/", Some(&phone)).await;
+        assert_eq!(status, 204);
+        scene.redis.kill().await;
+        // The key that came with the copy has expired: the heartbeat would make the user newly present.
+        let gone = tokio::time::Instant::now() + Duration::from_millis(1_100);
+        tokio::time::sleep_until(gone).await;
+        scene.redis.restart().await;
+        eventually(Duration::from_secs(5), async || match scene.api.heartbeat(&phone).await {
+            (status, ..) if status == 401 => Ok(()),
+            (status, ..) if status == 503 => Err(status),
+            (status, ..) => panic!("answered {status}"),
+        })
+        .await;
+        scene.sql.run("UPDATE login_sessions SET ended_at = NULL").await;
+        scene.redis.cli(&["DEL", "presence:{0}:ended:phone"]);
+    }
+}
