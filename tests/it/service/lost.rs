@@ -127,6 +127,7 @@ async fn an_older_copy_is_known_for_one_by_an_instance_that_was_not_there() {
     assert!(scene.redis.cli(&["PTTL", "presence:{0}:hold"]).parse::<i64>().unwrap() > 0);
 }
 
+// Found by the fault harness, seed 1084.
 #[tokio::test]
 async fn who_left_after_the_copy_and_stays_by_a_heartbeat_is_online_in_sql_too() {
     let mut scene = Scene::start(Database::Postgres, 3, Duration::from_mins(1), &[]).await;
@@ -156,6 +157,7 @@ async fn who_left_after_the_copy_and_stays_by_a_heartbeat_is_online_in_sql_too()
     assert_alternates(&scene.histories().await);
 }
 
+// Found by the fault harness, seed 50015.
 #[tokio::test]
 async fn who_logged_out_in_the_last_moment_does_not_come_back_by_a_restart_that_forgot_it() {
     let mut scene = Scene::start(Database::Postgres, 2, Duration::from_secs(1), &[]).await;
