@@ -127,7 +127,14 @@ fn silences_end(told: &Told, rows: &[Row], terms: &Terms, checked: &mut Checked)
         let next = told.beats.get(index + 1).map_or(i64::MAX, |next| next.at);
         let silence = Span { from: beat.at, to: deadline + 5 };
         let earlier = told.beats[..index].iter().all(|before| before.at < beat.at);
-        if next <= silence.to
+        // After a loss no deadline is claimed for a TTL; who comes back within it was never gone.
+        let on_hold = terms.faults.iter().any(|fault| {
+            fault.forgot_since.is_some()
+                && fault.span.to <= next
+                && next <= fault.span.to + fault.aftermath_ms + terms.ttl_ms
+        });
+        if on_hold
+            || next <= silence.to
             || !earlier
             || !told.is_plain(silence)
             || terms.may_be_lost(beat.at, deadline + terms.ttl_ms)

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use self::check::{Checked, Terms, check};
 use self::crowd::{SESSIONS, Stage, now};
 use self::fault::{Copy, Kind, inject, last};
-use self::ledger::{Fault, Ledger, Span};
+use self::ledger::{Beat, Fault, Ledger, Span, Told};
 use self::watch::Watch;
 use self::world::{TTL, USERS, World};
 use crate::support::dice::Dice;
@@ -169,10 +169,28 @@ fn widen(ledger: &mut Ledger, faults: &[Fault]) {
         for span in told.doubts.iter_mut().chain(&mut told.edits).chain(ends) {
             span.to = healed(*span);
         }
+        excuse(told, faults);
         for span in &mut told.perhaps_blocked {
             span.to = healed(*span) + MOMENT_MS;
         }
     }
+}
+
+/// A session that had ended and is in the copy with which Redis comes back may speak until Redis has been told of its end
+/// again, a moment later; then it ends again. What it says meanwhile is no promise.
+fn excuse(told: &mut Told, faults: &[Fault]) {
+    const MOMENT_MS: i64 = 1_000;
+    let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
+    let risen = |beat: &Beat, sent: i64| {
+        told.ends.iter().any(|end| end.acknowledged && end.session == beat.session && end.asked.to < sent)
+            && faults.iter().any(|fault| {
+                fault.forgot_since.is_some() && (0..MOMENT_MS).contains(&(beat.at - fault.span.to))
+            })
+    };
+    let (excused, kept): (Vec<_>, Vec<_>) =
+        told.beats.drain(..).zip(told.sent.drain(..)).partition(|(beat, sent)| risen(beat, *sent));
+    (told.beats, told.sent) = kept.into_iter().unzip();
+    told.edits.extend(excused.iter().map(|(beat, _)| Span { from: beat.at, to: beat.at + ttl_ms }));
 }
 
 fn number(name: &str) -> Option<u64> {
