@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
+use tokio::time::timeout;
 
 use super::PresenceError;
 use crate::live::{LiveSet, Verdict};
@@ -23,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How far back the end of a session is told again where Redis has kept its data, ms: the clocks of Redis and of whoever
 /// dated the end differ by less.
 const LATELY_MS: i64 = 60_000;
+/// How long SQL may take to say what has changed lately.
+const SQL_PATIENCE: Duration = Duration::from_millis(500);
 /// How often an answer that was overtaken is fetched anew before giving up; each time somebody else got through.
 const ATTEMPTS: usize = 50;
 
@@ -57,35 +60,32 @@ impl FenceKeeper {
     /// Makes sure that a shard's fence stands: takes over that of a former life of the server where its data are whole,
     /// and builds all fences anew otherwise.
     pub(super) async fn stand(&self, shard: u32) -> Result<()> {
-        if self.stands_or_is_adopted(shard).await? {
-            return Ok(());
-        }
-        let _one = self.building.lock().await;
         if self.live.fence(shard).await?.cursor.is_some() {
             return Ok(());
         }
-        self.build().await
-    }
-
-    async fn stands_or_is_adopted(&self, shard: u32) -> Result<bool> {
+        let _one = self.building.lock().await;
         let fence = self.live.fence(shard).await?;
-        match fence.former {
-            _ if fence.cursor.is_some() => Ok(true),
-            Some(former) if former.is_whole => {
-                // The last moments may be missing all the same, and SQL knows who was blocked or logged out in them.
-                // Where SQL cannot be asked it must do without.
-                match self.tell_lately(&former.cursor, fence.newest).await {
-                    Ok(()) | Err(PresenceError::Store(_)) => {}
-                    Err(error) => return Err(error),
-                }
-                let adopted = self.live.adopt_fence(shard, &former).await?;
-                if adopted {
-                    tracing::info!(shard, "Redis was restarted and has kept its data");
-                }
-                Ok(adopted)
-            }
-            _ => Ok(false),
+        if fence.cursor.is_some() {
+            return Ok(());
         }
+        if let Some(former) = fence.former.filter(|former| former.is_whole) {
+            // The last moments may be missing all the same, and SQL knows who was blocked or logged out in them. Where it
+            // does not say so soon it must do without: heartbeats do not wait for SQL.
+            let lately = Box::pin(self.tell_lately(&former.cursor, fence.newest));
+            match timeout(SQL_PATIENCE, lately).await {
+                Ok(Err(error)) if !matches!(error, PresenceError::Store(_)) => return Err(error),
+                _ => {}
+            }
+            if self.live.adopt_fence(shard, &former).await? {
+                tracing::info!(shard, "Redis was restarted and has kept its data");
+                return Ok(());
+            }
+            // Someone else was faster, or the data are gone once more.
+            if self.live.fence(shard).await?.cursor.is_some() {
+                return Ok(());
+            }
+        }
+        Box::pin(self.build()).await
     }
 
     /// Tells Redis which accounts have changed since a cursor, and which sessions ended lately.

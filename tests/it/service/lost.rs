@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{Database, Scene, assert_alternates};
 use crate::support::mint::access_token;
 use crate::support::poll::eventually;
+use crate::support::postgres::PrivatePostgres;
+use crate::support::redis::RedisServer;
 
 const USERS: i64 = 60;
 const TTL: Duration = Duration::from_secs(3);
@@ -185,4 +187,28 @@ async fn who_logged_out_in_the_last_moment_does_not_come_back_by_a_restart_that_
         scene.sql.run("UPDATE login_sessions SET ended_at = NULL").await;
         scene.redis.cli(&["DEL", "presence:{0}:ended:phone"]);
     }
+}
+
+// Found by the fault harness, seed 60053.
+#[tokio::test]
+async fn a_restarted_redis_that_kept_its_data_does_not_wait_for_a_hung_database() {
+    let postgres = PrivatePostgres::start().await;
+    let database = postgres.database().await;
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut scene = Scene::start_at(redis, database.url.clone(), 40, TTL, &[]).await;
+    assert_eq!(beat(&scene, 1..=20).await, 20);
+    postgres.pause();
+    scene.redis.restart().await;
+    // Newcomers, many at once, who all find a fence of another life.
+    eventually(Duration::from_secs(2), async || {
+        let beats = (21..=40).map(|user| {
+            let api = scene.api.clone();
+            async move { api.heartbeat(&access_token(user, "phone")).await.0 == 200 }
+        });
+        let accepted =
+            futures_util::future::join_all(beats).await.into_iter().filter(|accepted| *accepted).count();
+        if accepted == 20 { Ok(()) } else { Err(accepted) }
+    })
+    .await;
+    postgres.resume();
 }
