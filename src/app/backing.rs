@@ -69,7 +69,7 @@ impl DataFolder {
 
     /// The secret that signs tokens: the setting's, or one generated at the first start and kept.
     pub(super) fn jwt_secret(&self, settings: &Settings) -> anyhow::Result<Secret> {
-        if let Some(secret) = &settings.jwt_secret {
+        if let Some(secret) = &settings.tokens.jwt_secret {
             return Ok(secret.clone());
         }
         let file = self.path.join("jwt-secret");
@@ -202,7 +202,7 @@ pub(super) fn live(settings: &Settings, url: String) -> anyhow::Result<LiveSet> 
         url,
         ttl: settings.ttl,
         shards: settings.shards(),
-        ended_ttl: settings.access_ttl,
+        ended_ttl: settings.tokens.access_ttl,
         instance: format!("{host}-{}-{}", std::process::id(), &random_text()?[..6]),
         command_timeout: Duration::from_millis(1_500),
     };

@@ -36,7 +36,7 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
         (backing::random_text()?[..20].to_string(), true)
     };
     // No token is signed here.
-    let identity = Identity::new(store, &settings.identity(&Secret::new(backing::random_text()?)));
+    let identity = Identity::new(store, &settings.tokens.identity(&Secret::new(backing::random_text()?)));
     let account = identity
         .create_account(identity::NewAccount {
             registration: identity::Registration {
@@ -62,7 +62,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         let store = backing::store_now(settings).await?;
         let live = &redis.live;
         tokio::time::timeout(backing::REDIS_PATIENCE, live.ready()).await.context(backing::NO_REDIS)??;
-        let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+        let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
         let context = Context {
             live: live.clone(),
             store,

@@ -31,8 +31,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 
     // Before anything else, so that an address in use is known at once.
-    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
-        format!("cannot listen on {}: set PRESENCE_LISTEN (--listen) to a free address", settings.listen)
+    let listener = TcpListener::bind(settings.doors.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}: set PRESENCE_LISTEN (--listen) to a free address",
+            settings.doors.listen
+        )
     })?;
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
     let folder = DataFolder::open(settings, embeds)?;
@@ -43,7 +46,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let live = backing::live(settings, redis_url)?;
     let store = backing::store(settings).await?;
-    let identity = Identity::new(store.clone(), &settings.identity(&secret));
+    let identity = Identity::new(store.clone(), &settings.tokens.identity(&secret));
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
@@ -66,7 +69,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         anyhow::Ok(())
     });
 
-    let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+    let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
     let (counts, mut metrics) = (Counts::default(), Registry::default());
     presence.register(&mut metrics);
     counts.register(&mut metrics);

@@ -49,7 +49,7 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
             // Whoever changes anything notes with how many shards.
             live.ready().await?;
         }
-        let presence = PresenceService::new(live.clone(), store.clone(), settings.access_ttl);
+        let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
         let context = Context {
             live: live.clone(),
             store,
@@ -58,7 +58,7 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
             counts: crate::tasks::Counts::default(),
             sweep: true,
         };
-        let well = examine(&context, settings.access_ttl, how.repair).await;
+        let well = examine(&context, settings.tokens.access_ttl, how.repair).await;
         if how.repair {
             // It may have taken a turn at the stream, under a name that nobody will use again.
             let _ = live.resign().await;
