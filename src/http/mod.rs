@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod client;
 pub mod extract;
 mod guard;
 pub mod handlers;

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -11,6 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::client::Peer;
 use crate::presence::drill::drill;
 
 /// How long a connection may take for the head of its next request, idling included: hyper counts both as one. Longer
@@ -38,8 +39,9 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let serving = serve_connection(&http, stream, router.clone());
+                Ok((stream, peer)) => {
+                    let router = router.clone().layer(Extension(Peer(peer)));
+                    let serving = serve_connection(&http, stream, router);
                     let serving = connections.watch(serving);
                     tasks.spawn(async move {
                         if let Err(error) = serving.await {

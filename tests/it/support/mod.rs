@@ -13,6 +13,7 @@
 //! | [`dice`] | chance that can be repeated |
 //! | [`proxy`] | a TCP proxy that cuts connections in the middle of a command |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
+//! | [`python`] | the real packages of the existing product |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
 //! No system service is used, and a missing server is a failure, never a skip. `scripts/install test` installs what
@@ -28,6 +29,7 @@ pub mod poll;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod redis;
 pub mod session;
 pub mod sql;
