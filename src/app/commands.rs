@@ -38,15 +38,18 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
     // No token is signed here.
     let identity = Identity::new(store, &settings.tokens.identity(&Secret::new(backing::random_text()?)));
     let account = identity
-        .create_account(identity::NewAccount {
-            registration: identity::Registration {
-                username: user.username,
-                email: user.email,
-                password: password.clone(),
+        .create_account(
+            identity::NewAccount {
+                registration: identity::Registration {
+                    username: user.username,
+                    email: user.email,
+                    password: password.clone(),
+                },
+                role: Some(user.role),
+                status: Some(user.status),
             },
-            role: Some(user.role),
-            status: Some(user.status),
-        })
+            None,
+        )
         .await?;
     println!("created: {} (id {}, {}, {})", account.username, account.id, account.role, account.status);
     if made {

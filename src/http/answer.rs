@@ -96,11 +96,18 @@ impl OnlineStatusJson {
 
 /// Where a page lies in its list.
 #[derive(Debug, Serialize)]
-struct Pagination {
+pub struct Pagination {
     page: u32,
     per_page: u32,
     total: i64,
     total_pages: i64,
+}
+
+impl Pagination {
+    /// Of a page, where so many items match on all pages.
+    pub fn new(page: Page, total: i64) -> Self {
+        Self { page: page.number, per_page: page.size, total, total_pages: page.count(total) }
+    }
 }
 
 /// One page of users, under the name that its call gives them.
@@ -138,8 +145,7 @@ impl UserPage {
         show: fn(User) -> UserJson,
     ) -> (Vec<UserJson>, Self) {
         let Listing { users, total, online_count } = listing;
-        let pagination =
-            Pagination { page: page.number, per_page: page.size, total, total_pages: page.count(total) };
+        let pagination = Pagination::new(page, total);
         let users = users.into_iter().map(show).collect();
         (users, Self { results: None, online_users: None, online_count, pagination, degraded })
     }

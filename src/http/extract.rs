@@ -9,8 +9,9 @@ use axum::http::header;
 use axum::http::request::Parts;
 
 use super::AppState;
+use super::client::ClientAddress;
 use super::problem::Problem;
-use crate::model::{Account, HeartbeatWord, Millis, Role, SessionId, SessionKey, UserId};
+use crate::model::{Account, Actor, HeartbeatWord, Millis, Role, SessionId, SessionKey, UserId};
 use crate::presence::PresenceError;
 
 /// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean
@@ -34,9 +35,9 @@ pub struct Leaver(pub SessionKey, pub Millis);
 #[derive(Debug)]
 pub struct AdminReader(pub SessionKey);
 
-/// A [`Writer`] who is an administrator as of this request.
+/// A [`Writer`] who is an administrator as of this request, as the trail names him.
 #[derive(Debug)]
-pub struct AdminWriter(pub SessionKey);
+pub struct AdminWriter(pub Actor);
 
 impl FromRequestParts<AppState> for Bearer {
     type Rejection = Problem;
@@ -87,8 +88,9 @@ impl FromRequestParts<AppState> for AdminWriter {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let Writer(who) = Writer::from_request_parts(parts, state).await?;
-        admit_admin(state, &who).await?;
-        Ok(Self(who))
+        let ClientAddress(address) = ClientAddress::from_request_parts(parts, state).await?;
+        let account = admit_admin(state, &who).await?;
+        Ok(Self(Actor { user: account.id, username: account.username, address: address.to_string() }))
     }
 }
 
@@ -100,10 +102,10 @@ pub async fn own_account(state: &AppState, who: &SessionKey) -> Result<Account, 
     state.identity.account(who.user).await?.ok_or_else(Problem::account_gone)
 }
 
-async fn admit_admin(state: &AppState, who: &SessionKey) -> Result<(), Problem> {
+async fn admit_admin(state: &AppState, who: &SessionKey) -> Result<Account, Problem> {
     let account = own_account(state, who).await?;
     let is_admin = account.role == Role::Admin && account.may_be_present();
-    if is_admin { Ok(()) } else { Err(Problem::admins_only()) }
+    if is_admin { Ok(account) } else { Err(Problem::admins_only()) }
 }
 
 /// A refusal of the caller himself: where there is no such account, it is his token that is no good.
@@ -125,6 +127,10 @@ fn bearer_token(parts: &Parts) -> Option<&str> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct AccountId(pub UserId);
 
+/// The id of an account and the name of a session in one path.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AccountSession(pub UserId, pub SessionId);
+
 /// The name of a session in a path.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SessionName(pub SessionId);
@@ -133,10 +139,24 @@ impl<S: Send + Sync> FromRequestParts<S> for AccountId {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let text = path_segment(parts, state).await.unwrap_or_default();
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let id = text.parse().ok().filter(|id| digits && *id > 0);
-        id.map(Self).ok_or_else(|| Problem::not_found("account"))
+        account_id(&text).map(Self)
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for AccountSession {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segments = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Ok(Path((id, sid))) = segments else { return Err(Problem::not_found("session")) };
+        let sid = SessionId::parse(&sid).ok_or_else(|| Problem::not_found("session"));
+        Ok(Self(account_id(&id)?, sid?))
+    }
+}
+
+fn account_id(text: &str) -> Result<UserId, Problem> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.parse().ok().filter(|id| digits && *id > 0);
+    id.ok_or_else(|| Problem::not_found("account"))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SessionName {

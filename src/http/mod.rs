@@ -26,7 +26,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use crate::identity::Identity;
 use crate::metrics::Registry;
 use crate::presence::PresenceService;
-use handlers::{admin, health, identity, presence};
+use handlers::{admin, health, identity, presence, sessions, trail};
 use problem::Problem;
 
 pub use server::serve;
@@ -52,8 +52,8 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ("/api/users/token/refresh", carried(post(identity::refresh))),
         ("/api/users/logout", carried(post(identity::logout))),
         ("/api/users/me", get(identity::me)),
-        ("/api/users/me/sessions", carried(get(identity::sessions).delete(identity::end_sessions))),
-        ("/api/users/me/sessions/{sid}", carried(delete(identity::end_session))),
+        ("/api/users/me/sessions", carried(get(sessions::own).delete(sessions::end_all_own))),
+        ("/api/users/me/sessions/{sid}", carried(delete(sessions::end_own))),
         // Presence.
         ("/api/users/heartbeat", post(presence::heartbeat)),
         ("/api/users/all-users", get(presence::all_users)),
@@ -63,6 +63,12 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ("/api/users/admin/users/{id}", carried(get(admin::user).patch(admin::edit).delete(admin::delete))),
         ("/api/users/admin/users/{id}/online-status", get(admin::online_status)),
         ("/api/users/admin/users/{id}/set-online-status", post(admin::set_online_status)),
+        (
+            "/api/users/admin/users/{id}/sessions",
+            carried(get(sessions::of_user).delete(sessions::end_all_of_user)),
+        ),
+        ("/api/users/admin/users/{id}/sessions/{sid}", carried(delete(sessions::end_of_user))),
+        ("/api/users/admin/audit", get(trail::trail)),
         // Operations.
         ("/healthz", get(health::healthz)),
         ("/readyz", get(health::readyz)),
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn the_table_holds_no_path_twice() {
         let paths: Vec<_> = table().into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths.len(), 17);
+        assert_eq!(paths.len(), 20);
         assert!(paths.iter().all(|path| !path.ends_with('/')));
         // Registering a path twice, or two that clash, panics.
         let _ =

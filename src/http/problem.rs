@@ -189,6 +189,10 @@ impl From<IdentityError> for Problem {
                 "The username or the password is wrong. Check both and try again.",
             ),
             IdentityError::Blocked => Self::blocked(),
+            IdentityError::LastAdministrator => Self::new(
+                StatusCode::CONFLICT,
+                "This is the last account that can administer. Give the role 'admin' to another one first.",
+            ),
             IdentityError::Token(error) => error.into(),
             IdentityError::RefreshReused(_) => Self::bad_token(format!(
                 "This refresh token had been used before, so its session has been ended. {LOG_IN_AGAIN}"

@@ -8,10 +8,10 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::problem::Problem;
-use crate::identity::FieldErrors;
+use crate::identity::{FieldErrors, TrailFilter};
 use crate::model::account::UnknownWord;
 use crate::model::page::MAX_PER_PAGE;
-use crate::model::{AccountStatus, OnlineStatus, Page};
+use crate::model::{AccountStatus, OnlineStatus, Page, UserId};
 
 /// Items a page where the client does not say.
 const DEFAULT_PER_PAGE: u32 = 50;
@@ -33,6 +33,30 @@ pub struct ListParameters {
     pub status: Option<AccountStatus>,
     /// `online_status`, unless empty.
     pub online_status: Option<OnlineStatus>,
+}
+
+/// A page of the trail and what it is narrowed to: `user`, `admin` (ids) and `action`.
+#[derive(Debug, Clone, Copy)]
+pub struct TrailParameters {
+    /// `page` and `per_page`.
+    pub page: Page,
+    /// The rest.
+    pub filter: TrailFilter,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TrailParameters {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::parse(parts.uri.query());
+        let page = parameters.page();
+        let filter = TrailFilter {
+            user: parameters.id("user"),
+            actor: parameters.id("admin"),
+            action: parameters.word("action"),
+        };
+        parameters.done()?;
+        Ok(Self { page, filter })
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
@@ -97,6 +121,17 @@ impl Parameters {
             self.errors.add(name, format!("must be a whole number from 1 to {max}"));
         }
         number
+    }
+
+    /// An account's id. Empty is what a form sends for 'all'.
+    fn id(&mut self, name: &str) -> Option<UserId> {
+        let text = self.take(name).filter(|text| !text.is_empty())?;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let id = text.parse().ok().filter(|id| digits && *id > 0);
+        if id.is_none() {
+            self.errors.add(name, "must be the id of an account: a positive whole number");
+        }
+        id
     }
 
     fn search(&mut self) -> Option<String> {

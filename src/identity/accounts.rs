@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{FieldErrors, Identity, IdentityError, Result, now};
-use crate::model::{Account, AccountStatus, Role, SessionId, UserId};
+use super::{FieldErrors, Identity, IdentityError, Result};
+use crate::model::{Account, AccountStatus, Actor, Role, UserId};
 use crate::store::{self, AccountPatch};
 
 /// The name of the account that the first start makes.
@@ -48,15 +48,6 @@ pub struct AccountEdit {
     pub password: Option<String>,
 }
 
-/// What an edit came to.
-#[derive(Debug, Clone)]
-pub struct Updated {
-    /// The account as it is now.
-    pub account: Account,
-    /// The sessions that a new password ended: presence must end them too.
-    pub ended: Vec<SessionId>,
-}
-
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration").field("username", &self.username).finish_non_exhaustive()
@@ -81,14 +72,14 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Invalid`], [`IdentityError::Taken`], [`IdentityError::Overloaded`], [`IdentityError::Store`].
     pub async fn register(&self, registration: Registration) -> Result<Account> {
-        self.create_account(NewAccount { registration, role: None, status: None }).await
+        self.create_account(NewAccount { registration, role: None, status: None }, None).await
     }
 
-    /// Adds an account as an administrator wishes it.
+    /// Adds an account as an administrator wishes it; `by` says which, for the trail.
     ///
     /// # Errors
     /// As [`Self::register`].
-    pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
+    pub async fn create_account(&self, new: NewAccount, by: Option<&Actor>) -> Result<Account> {
         let Registration { username, email, password } = new.registration;
         let mut errors = FieldErrors::default();
         errors.username(&username, &email);
@@ -104,14 +95,15 @@ impl Identity {
         self.refuse_a_login_name(&email, None).await?;
         let password_hash = self.inner.passwords.hash(password).await?;
         let new = store::NewAccount { username, email, password_hash, role, status };
-        Ok(self.inner.store.create_account(&new).await?)
+        Ok(self.inner.store.create_account(&new, by).await?)
     }
 
-    /// Changes an account; `None` where there is none. A new password ends its sessions.
+    /// Changes an account; `None` where there is none. A new password and a block end its sessions, which presence must
+    /// hear of ([`crate::presence::PresenceService::account_changed`]).
     ///
     /// # Errors
-    /// As [`Self::register`].
-    pub async fn update_account(&self, id: UserId, edit: AccountEdit) -> Result<Option<Updated>> {
+    /// As [`Self::register`]; [`IdentityError::LastAdministrator`].
+    pub async fn update_account(&self, id: UserId, edit: AccountEdit, by: &Actor) -> Result<Option<Account>> {
         let store = &self.inner.store;
         let Some(account) = store.account(id).await? else { return Ok(None) };
         let mut errors = FieldErrors::default();
@@ -128,21 +120,21 @@ impl Identity {
         if let Some(email) = &edit.email {
             self.refuse_a_login_name(email, Some(id)).await?;
         }
-        let new_password = edit.password.is_some();
         let password_hash = match edit.password {
             Some(password) => Some(self.inner.passwords.hash(password).await?),
             None => None,
         };
         let patch =
             AccountPatch { email: edit.email, role, status, is_active: edit.is_active, password_hash };
-        let Some(account) = store.update_account(id, &patch).await? else { return Ok(None) };
-        let ended = if new_password { store.end_sessions(id, now()).await? } else { Vec::new() };
-        Ok(Some(Updated { account, ended }))
+        Ok(store.update_account(id, &patch, Some(by)).await?)
     }
 
     /// Deletes an account with its sessions and its history; whether there was one.
-    pub async fn delete_account(&self, id: UserId) -> Result<bool> {
-        Ok(self.inner.store.delete_account(id).await?)
+    ///
+    /// # Errors
+    /// [`IdentityError::LastAdministrator`], [`IdentityError::Store`].
+    pub async fn delete_account(&self, id: UserId, by: &Actor) -> Result<bool> {
+        Ok(self.inner.store.delete_account(id, Some(by)).await?)
     }
 
     /// Adds the account `admin` with this password where the database has no account at all; whether it did. The
@@ -164,7 +156,7 @@ impl Identity {
             role: Role::Admin,
             status: AccountStatus::Active,
         };
-        match self.inner.store.create_account(&new).await.map_err(IdentityError::from) {
+        match self.inner.store.create_account(&new, None).await.map_err(IdentityError::from) {
             Ok(_) => Ok(true),
             // Another instance was faster at the same first start.
             Err(IdentityError::Taken { .. }) => Ok(false),
@@ -181,7 +173,7 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{identity, registration};
+    use super::super::stage::{self, identity, registration};
     use super::*;
 
     #[tokio::test]
@@ -206,7 +198,7 @@ mod tests {
             role: Some("god".into()),
             status: Some("gone".into()),
         };
-        let Err(IdentityError::Invalid(errors)) = identity().await.create_account(new).await else {
+        let Err(IdentityError::Invalid(errors)) = identity().await.create_account(new, None).await else {
             panic!()
         };
         assert_eq!(errors.0.keys().collect::<Vec<_>>(), ["email", "password", "role", "status", "username"]);
@@ -234,33 +226,43 @@ mod tests {
         let own = Registration { username: "ada@example.com".into(), ..registration("ada") };
         let ada = identity.register(own).await.unwrap();
         let moved = AccountEdit { email: Some("ada@elsewhere.com".into()), ..AccountEdit::default() };
-        identity.update_account(ada.id, moved).await.unwrap().unwrap();
+        identity.update_account(ada.id, moved, &stage::admin()).await.unwrap().unwrap();
         let claim = Registration { email: "ada@example.com".into(), ..registration("eve") };
         assert!(matches!(identity.register(claim).await, Err(IdentityError::Taken { field: "email" })));
         let back = AccountEdit { email: Some("ada@example.com".into()), ..AccountEdit::default() };
-        assert!(identity.update_account(ada.id, back).await.unwrap().is_some(), "its own it may take back");
+        assert!(
+            identity.update_account(ada.id, back, &stage::admin()).await.unwrap().is_some(),
+            "its own it may take back"
+        );
     }
 
     #[tokio::test]
-    async fn a_new_password_ends_every_session_and_nothing_else_does() {
+    async fn a_new_password_and_a_block_end_every_session_and_nothing_else_does() {
         let identity = identity().await;
         let ada = identity.register(registration("ada")).await.unwrap();
-        let phone = identity.login("ada", "ada's password", None).await.unwrap();
-        identity.login("ada", "ada's password", None).await.unwrap();
+        let by = stage::admin();
+        let login = async |password| identity.login("ada", password, None).await.unwrap().tokens.refresh;
+        let edit = async |edit| identity.update_account(ada.id, edit, &by).await.unwrap().unwrap();
+        let (phone, laptop) = (login("ada's password").await, login("ada's password").await);
 
-        let plain =
-            AccountEdit { status: Some("banned".into()), is_active: Some(false), ..AccountEdit::default() };
-        let updated = identity.update_account(ada.id, plain).await.unwrap().unwrap();
-        assert_eq!((updated.account.status, updated.ended.len()), (AccountStatus::Banned, 0));
+        edit(AccountEdit {
+            role: Some("user".into()),
+            status: Some("pending".into()),
+            ..AccountEdit::default()
+        })
+        .await;
+        let phone = identity.refresh(&phone).await.unwrap().refresh;
+        edit(AccountEdit { password: Some("another password".into()), ..AccountEdit::default() }).await;
+        for token in [phone, laptop] {
+            assert!(matches!(identity.refresh(&token).await, Err(IdentityError::SessionEnded)));
+        }
 
-        let plain =
-            AccountEdit { status: Some("active".into()), is_active: Some(true), ..AccountEdit::default() };
-        identity.update_account(ada.id, plain).await.unwrap();
-        let edit = AccountEdit { password: Some("another password".into()), ..AccountEdit::default() };
-        assert_eq!(identity.update_account(ada.id, edit).await.unwrap().unwrap().ended.len(), 2);
-        assert!(matches!(identity.refresh(&phone.tokens.refresh).await, Err(IdentityError::SessionEnded)));
-        assert!(identity.login("ada", "another password", None).await.is_ok());
-        assert!(identity.update_account(99, AccountEdit::default()).await.unwrap().is_none());
+        let tablet = login("another password").await;
+        edit(AccountEdit { is_active: Some(false), ..AccountEdit::default() }).await;
+        assert!(matches!(identity.refresh(&tablet).await, Err(IdentityError::Blocked)));
+        edit(AccountEdit { is_active: Some(true), ..AccountEdit::default() }).await;
+        assert!(matches!(identity.refresh(&tablet).await, Err(IdentityError::SessionEnded)));
+        assert!(identity.update_account(99, AccountEdit::default(), &by).await.unwrap().is_none());
     }
 
     #[tokio::test]

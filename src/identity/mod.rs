@@ -16,10 +16,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Account, Millis, SessionKey, UserId};
-use crate::store::{Store, StoreError};
+use crate::model::{Account, Actor, Deed, Millis, Page, SessionKey, UserId};
+use crate::store::{Store, StoreError, Trail};
 
-pub use accounts::{AccountEdit, NewAccount, Registration, Updated};
+pub use crate::store::TrailFilter;
+pub use accounts::{AccountEdit, NewAccount, Registration};
 pub use rules::FieldErrors;
 pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
@@ -47,6 +48,9 @@ pub enum IdentityError {
     /// The account may not be present.
     #[error("this account may not sign in")]
     Blocked,
+    /// The change would leave nobody who can administer.
+    #[error("this is the last account that can administer")]
+    LastAdministrator,
     /// A token that is not good.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -74,6 +78,7 @@ impl From<StoreError> for IdentityError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Taken { field } => Self::Taken { field },
+            StoreError::LastAdministrator => Self::LastAdministrator,
             other => Self::Store(other),
         }
     }
@@ -155,6 +160,16 @@ impl Identity {
     /// One account as SQL has it now.
     pub async fn account(&self, id: UserId) -> Result<Option<Account>> {
         Ok(self.inner.store.account(id).await?)
+    }
+
+    /// Notes what an administrator did that is no change of an account; those note themselves.
+    pub async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()> {
+        Ok(self.inner.store.add_to_trail(by, deed).await?)
+    }
+
+    /// A page of what administrators did, newest first.
+    pub async fn trail(&self, filter: &TrailFilter, page: Page) -> Result<Trail> {
+        Ok(self.inner.store.trail(filter, page).await?)
     }
 }
 

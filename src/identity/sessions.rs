@@ -177,7 +177,7 @@ fn refresh_hash(refresh: &str) -> RefreshHash {
 #[cfg(test)]
 mod tests {
     use super::super::AccountEdit;
-    use super::super::stage::{identity, registration};
+    use super::super::stage::{admin, identity, registration};
     use super::*;
 
     #[tokio::test]
@@ -206,7 +206,7 @@ mod tests {
             assert!(matches!(error, IdentityError::WrongCredentials), "{name:?}");
         }
         let edit = AccountEdit { status: Some("suspended".into()), ..AccountEdit::default() };
-        identity.update_account(ada.id, edit).await.unwrap();
+        identity.update_account(ada.id, edit, &admin()).await.unwrap();
         assert!(matches!(identity.login("ada", "no", None).await, Err(IdentityError::WrongCredentials)));
         assert!(matches!(identity.login("ada", "ada's password", None).await, Err(IdentityError::Blocked)));
     }
@@ -236,9 +236,9 @@ mod tests {
         let ada = identity.register(registration("ada")).await.unwrap();
         let session = identity.login("ada", "ada's password", None).await.unwrap();
         let edit = AccountEdit { is_active: Some(false), ..AccountEdit::default() };
-        identity.update_account(ada.id, edit).await.unwrap();
+        identity.update_account(ada.id, edit, &admin()).await.unwrap();
         assert!(matches!(identity.refresh(&session.tokens.refresh).await, Err(IdentityError::Blocked)));
-        assert!(identity.delete_account(ada.id).await.unwrap());
+        assert!(identity.delete_account(ada.id, &admin()).await.unwrap());
         assert!(matches!(identity.refresh(&session.tokens.refresh).await, Err(IdentityError::SessionEnded)));
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Identity, Registration, Settings};
+use crate::model::Actor;
 use crate::store;
 
 /// Identity with the database that it stands on.
@@ -35,6 +36,11 @@ pub async fn identity() -> Stage {
         trusted_secrets: Vec::new(),
     };
     Stage { identity: Identity::new(store, &settings), _folder: folder }
+}
+
+/// An administrator, for the trail.
+pub fn admin() -> Actor {
+    Actor { user: 1, username: "admin".into(), address: "127.0.0.1".into() }
 }
 
 /// `ada`, `ada@example.com`, `ada's password`.

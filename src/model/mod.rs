@@ -12,6 +12,7 @@ pub mod page;
 pub mod session;
 pub mod status;
 pub mod time;
+pub mod trail;
 pub mod transition;
 
 pub use account::{Account, AccountStatus, Role, UserId};
@@ -20,4 +21,5 @@ pub use page::Page;
 pub use session::{HeartbeatWord, SessionId, SessionKey};
 pub use status::OnlineStatus;
 pub use time::Millis;
+pub use trail::{Action, Actor, Change, Deed, TrailEntry};
 pub use transition::{Reason, StreamId, Transition};

@@ -21,8 +21,7 @@ type Result<T> = std::result::Result<T, PresenceError>;
 const CHUNK: u32 = 1_000;
 /// Between two looks at a fence that somebody else builds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How far back the end of a session is told again where Redis has kept its data, ms: the clocks of Redis and of whoever
-/// dated the end differ by less.
+/// By how much the clocks of Redis, of SQL and of whoever dated the end of a session may differ, ms.
 const LATELY_MS: i64 = 60_000;
 /// How long SQL may take to say what has changed lately.
 const SQL_PATIENCE: Duration = Duration::from_millis(500);
@@ -193,9 +192,7 @@ impl FenceKeeper {
     /// Ends in Redis what has ended in SQL as long as tokens of it may still come: Redis may have been away, or have
     /// forgotten.
     pub(super) async fn end_sessions_again(&self) -> Result<()> {
-        let span_ms = i64::try_from(self.ended_ttl.as_millis()).unwrap_or(i64::MAX);
-        let since = Millis::from_utc(chrono::Utc::now()).plus(-span_ms);
-        let ended = self.store.sessions_ended_since(since).await?;
+        let ended = self.store.sessions_ended_since(self.tokens_may_live_since()).await?;
         self.live.end_again(&ended).await?;
         Ok(())
     }
@@ -205,7 +202,7 @@ impl FenceKeeper {
         for shard in self.by_shard(users).keys() {
             self.stand(*shard).await?;
         }
-        self.tell(users).await
+        self.tell_with_sessions(users).await
     }
 
     /// Follows the log of account changes to its end. Returns how many users were taken offline.
@@ -231,7 +228,7 @@ impl FenceKeeper {
                     .into_iter()
                     .filter(|user| shards.contains(&self.live.shard_of(*user)))
                     .collect();
-                evicted += self.tell(&theirs).await?;
+                evicted += self.tell_with_sessions(&theirs).await?;
                 for shard in shards {
                     // Someone else has moved it, or it is gone: look again.
                     arrived &= self.live.move_fence(shard, &cursor, &changes.cursor.0).await?;
@@ -242,6 +239,23 @@ impl FenceKeeper {
             }
         }
         Err(overtaken())
+    }
+
+    /// As [`Self::tell`], and ends in Redis the sessions that a block or a new password has ended in SQL. First the
+    /// account, so that who is blocked leaves by that name.
+    async fn tell_with_sessions(&self, users: &[UserId]) -> Result<u64> {
+        let evicted = self.tell(users).await?;
+        for chunk in users.chunks(CHUNK as usize) {
+            let ended = self.store.sessions_ended_of(chunk, self.tokens_may_live_since()).await?;
+            self.live.end_again(&ended).await?;
+        }
+        Ok(evicted)
+    }
+
+    /// A session that ended before has no access token left that is good.
+    fn tokens_may_live_since(&self) -> Millis {
+        let span_ms = i64::try_from(self.ended_ttl.as_millis()).unwrap_or(i64::MAX);
+        Millis::from_utc(chrono::Utc::now()).plus(-span_ms.saturating_add(LATELY_MS))
     }
 
     /// Tells Redis what SQL says of these accounts, asking SQL again as often as somebody else told Redis anything

@@ -223,9 +223,10 @@ impl PresenceService {
     /// Whether account and session still may, without counting as activity (for a logout).
     pub async fn check(&self, who: &SessionKey) -> Result<(), PresenceError> {
         let (blocked, ended) = self.inner.live.refuses(who.user, who.sid.as_ref()).await?;
+        // A block has ended the session as well, and is what there is to say.
         match (blocked, ended) {
-            (_, true) => Err(PresenceError::SessionEnded),
             (true, _) => Err(PresenceError::Blocked),
+            (_, true) => Err(PresenceError::SessionEnded),
             _ => Ok(()),
         }
     }

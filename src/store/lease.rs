@@ -155,6 +155,19 @@ where
         Ok(())
     }
 
+    /// Ends a transaction as its work came out: commits, or takes all of it back where the answer is no.
+    pub async fn finish<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        match outcome {
+            Ok(value) => self.commit().await.map(|()| value),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                self.script("ROLLBACK", 1).await?;
+                self.in_transaction = false;
+                Err(error)
+            }
+        }
+    }
+
     async fn script(&mut self, script: impl SqlSafeStr, statements: u64) -> Result<()> {
         let script = sqlx::raw_sql(script);
         let connection = self.send(statements)?;

@@ -3,6 +3,7 @@
 //! One trait, two databases: [`postgres`] for production, [`sqlite`] embedded. Both pass the conformance suite in
 //! `tests/it/store/`. No other room knows a column or writes a statement; nobody here knows Redis or HTTP.
 
+mod administrators;
 mod batch;
 mod lease;
 pub mod postgres;
@@ -19,12 +20,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
 
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
     NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
-    RotationRequest, Session, SetAside, Standing, StoreError,
+    RotationRequest, Session, SetAside, Standing, StoreError, Trail, TrailFilter,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -77,7 +78,8 @@ pub trait Store: Send + Sync + 'static {
     // Accounts.
 
     /// Adds an account. Errors: [`StoreError::Taken`] names the field (`username` or `email`) that another has.
-    async fn create_account(&self, new: &NewAccount) -> Result<Account>;
+    /// Where an administrator did it, the trail says so; as in [`Self::update_account`] and [`Self::delete_account`].
+    async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account>;
     /// Whether there is any account at all.
     async fn has_accounts(&self) -> Result<bool>;
     /// One account.
@@ -91,10 +93,28 @@ pub trait Store: Send + Sync + 'static {
     /// One page of the accounts that may be present, whose mirror says that they are, and that were last seen at
     /// `since` or later, most recently seen first: who is online as far as SQL can tell.
     async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList>;
-    /// Changes what `patch` names; `None` where there is no such account. Errors: [`StoreError::Taken`].
-    async fn update_account(&self, id: UserId, patch: &AccountPatch) -> Result<Option<Account>>;
-    /// Deletes the account, its sessions and its history; whether there was one.
-    async fn delete_account(&self, id: UserId) -> Result<bool>;
+    /// Changes what `patch` names; `None` where there is no such account. A new password, or a change after which the
+    /// account may not be present, ends its sessions. Errors: [`StoreError::Taken`], [`StoreError::LastAdministrator`].
+    async fn update_account(
+        &self,
+        id: UserId,
+        patch: &AccountPatch,
+        by: Option<&Actor>,
+    ) -> Result<Option<Account>>;
+    /// Deletes the account, its sessions and its history; whether there was one. Errors:
+    /// [`StoreError::LastAdministrator`].
+    async fn delete_account(&self, id: UserId, by: Option<&Actor>) -> Result<bool>;
+    /// Puts another hash of the same password in the place of `old`; whether that still was the account's. Ends no
+    /// session.
+    async fn replace_password_hash(&self, id: UserId, old: &PasswordHash, new: &PasswordHash)
+    -> Result<bool>;
+
+    // The trail of administrators.
+
+    /// Adds what an administrator did that is no change of an account's row.
+    async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()>;
+    /// One page of the trail, newest first, and how many entries match.
+    async fn trail(&self, filter: &TrailFilter, page: Page) -> Result<Trail>;
 
     // The account rule, as the fence in Redis needs it (invariant 6).
 
@@ -114,8 +134,8 @@ pub trait Store: Send + Sync + 'static {
 
     // Login sessions.
 
-    /// Adds a session with its first refresh token, if the account still is as [`NewSession::password_hash`] says;
-    /// whether it did.
+    /// Adds a session with its first refresh token, if the account may be present and still is as
+    /// [`NewSession::password_hash`] says; whether it did.
     async fn create_session(&self, new: &NewSession) -> Result<bool>;
     /// The user's sessions that have not ended and whose last refresh token has not expired, newest first.
     async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>>;
@@ -131,6 +151,8 @@ pub trait Store: Send + Sync + 'static {
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool>;
     /// The sessions that ended at `since` or later.
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>>;
+    /// The sessions of these users that ended at `since` or later.
+    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>>;
 
     // The history.
 

@@ -7,7 +7,7 @@ use super::{Credentials, MirrorRow, PasswordHash, Result, Session, StoreError};
 use crate::model::account::UnknownWord;
 use crate::model::audit::{HistoryStep, InSql};
 use crate::model::history::Recorded;
-use crate::model::{Account, Millis, SessionId, StreamId, UserId};
+use crate::model::{Account, Actor, Deed, Millis, SessionId, StreamId, TrailEntry, UserId};
 
 /// The columns of [`AccountRow`], of the table `users` or an alias `u` that both statements and joins go by.
 macro_rules! account_columns {
@@ -90,6 +90,20 @@ pub struct SessionRow {
     user_agent: Option<String>,
 }
 
+/// A row of `admin_actions`.
+#[derive(Debug, FromRow)]
+pub struct TrailRow {
+    id: i64,
+    at: DateTime<Utc>,
+    actor_id: UserId,
+    actor_username: String,
+    address: String,
+    action: String,
+    user_id: UserId,
+    username: String,
+    changes: String,
+}
+
 fn word<T: std::str::FromStr<Err = UnknownWord>>(column: &'static str, word: &str) -> Result<T> {
     word.parse().map_err(|source| StoreError::Word { column, source })
 }
@@ -169,6 +183,26 @@ impl TryFrom<StepRow> for HistoryStep {
             id: row.id,
             from: word("presence_transitions.from_status", &row.from_status)?,
             to: word("presence_transitions.to_status", &row.to_status)?,
+        })
+    }
+}
+
+impl TryFrom<TrailRow> for TrailEntry {
+    type Error = StoreError;
+
+    fn try_from(row: TrailRow) -> Result<Self> {
+        let changes = serde_json::from_str(&row.changes)
+            .map_err(|error| StoreError::Database(Box::new(sqlx::Error::Decode(error.into()))))?;
+        Ok(Self {
+            id: row.id,
+            at: Millis::from_utc(row.at),
+            actor: Actor { user: row.actor_id, username: row.actor_username, address: row.address },
+            deed: Deed {
+                action: word("admin_actions.action", &row.action)?,
+                user: row.user_id,
+                username: row.username,
+                changes,
+            },
         })
     }
 }

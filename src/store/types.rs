@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::model::{
-    Account, AccountStatus, Millis, OnlineStatus, Role, SessionId, UserId, account::UnknownWord,
+    Account, AccountStatus, Action, Millis, OnlineStatus, Role, SessionId, TrailEntry, UserId,
+    account::UnknownWord,
 };
 
 /// What can go wrong with SQL.
@@ -24,6 +25,9 @@ pub enum StoreError {
         /// `username` or `email`.
         field: &'static str,
     },
+    /// Nobody would be left who can administer.
+    #[error("this is the last account that can administer")]
+    LastAdministrator,
     /// A text holds what the database cannot keep: a NUL character.
     #[error("this {field} holds a character that cannot be kept")]
     Unfit {
@@ -50,7 +54,7 @@ impl StoreError {
     }
 }
 
-/// A password hash in PHC form; its `Debug` shows nothing.
+/// A password hash: a PHC string, or as Django stores it. Its `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(pub String);
 
@@ -130,6 +134,26 @@ pub struct AccountList {
     /// The page.
     pub accounts: Vec<Account>,
     /// How many accounts match, on all pages.
+    pub total: i64,
+}
+
+/// Which entries of the trail are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrailFilter {
+    /// Only what was done to this account.
+    pub user: Option<UserId>,
+    /// Only what this administrator did.
+    pub actor: Option<UserId>,
+    /// Only this kind.
+    pub action: Option<Action>,
+}
+
+/// One page of the trail.
+#[derive(Debug, Clone)]
+pub struct Trail {
+    /// The page, newest first.
+    pub entries: Vec<TrailEntry>,
+    /// How many entries match, on all pages.
     pub total: i64,
 }
 

@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::leave_all;
 use super::presence::list;
 use crate::http::AppState;
 use crate::http::answer::{OneUser, OnlineStatusJson, UserJson, UserPage};
@@ -13,9 +12,9 @@ use crate::http::body::{JsonBody, given};
 use crate::http::extract::{AccountId, AdminReader, AdminWriter};
 use crate::http::problem::Problem;
 use crate::http::query::{ListParameters, PageQuery};
-use crate::identity::{AccountEdit, FieldErrors, NewAccount, Registration, Updated};
+use crate::identity::{AccountEdit, FieldErrors, NewAccount, Registration};
 use crate::model::account::{UnknownWord, may_be_present};
-use crate::model::{AccountStatus, Evidence, OnlineStatus, Role, UserId};
+use crate::model::{AccountStatus, Action, Change, Deed, Evidence, OnlineStatus, Role, UserId};
 use crate::presence::{PresenceError, User};
 
 /// `POST admin/users/`.
@@ -66,12 +65,13 @@ pub async fn users(
 /// Adds an account.
 pub async fn create(
     State(state): State<AppState>,
-    _: AdminWriter,
+    AdminWriter(admin): AdminWriter,
     JsonBody(body): JsonBody<NewAccountBody>,
 ) -> Result<(StatusCode, Json<OneUser>), Problem> {
     let NewAccountBody { username, email, password, role, status } = body;
     let registration = Registration { username, email, password };
-    let account = state.identity.create_account(NewAccount { registration, role, status }).await?;
+    let account =
+        state.identity.create_account(NewAccount { registration, role, status }, Some(&admin)).await?;
     announce(&state, account.id).await;
     let user = UserJson::merged(account, Evidence::Live(None));
     Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
@@ -99,12 +99,9 @@ pub async fn edit(
     }
     let EditBody { email, role, status, is_active, password } = body;
     let edit = AccountEdit { email, role, status, is_active, password };
-    let updated = state.identity.update_account(id, edit).await?;
-    let Updated { account, ended } = updated.ok_or_else(|| Problem::not_found("account"))?;
+    let updated = state.identity.update_account(id, edit, &admin).await?;
+    let account = updated.ok_or_else(|| Problem::not_found("account"))?;
     announce(&state, id).await;
-    if let Err(error) = leave_all(&state, id, ended).await {
-        tracing::warn!(%error, user = id, "sessions ended in SQL by a new password, but not yet in Redis");
-    }
     let reading = state.presence.read(vec![account]).await?;
     let user = reading.value.into_iter().next().ok_or_else(|| Problem::not_found("account"))?;
     Ok(Json(OneUser::new(UserJson::whole(user), reading.degraded)))
@@ -119,7 +116,7 @@ pub async fn delete(
     if id == admin.user {
         return Err(Problem::own_account("delete it"));
     }
-    if !state.identity.delete_account(id).await? {
+    if !state.identity.delete_account(id, &admin).await? {
         return Err(Problem::not_found("account"));
     }
     announce(&state, id).await;
@@ -149,18 +146,23 @@ pub async fn online_status(
 /// Sets one user's status.
 pub async fn set_online_status(
     State(state): State<AppState>,
-    _: AdminWriter,
+    AdminWriter(admin): AdminWriter,
     AccountId(id): AccountId,
     JsonBody(body): JsonBody<StatusBody>,
 ) -> Result<Json<OnlineStatusJson>, Problem> {
     let to: OnlineStatus = body.status.parse().map_err(|unknown: UnknownWord| {
         Problem::bad_request(FieldErrors::one("status", unknown.to_string()))
     })?;
+    let (before, _) = read(&state, id).await?;
     let user = state.presence.set_status(id, to).await.map_err(|error| match error {
         // It is not the caller who is blocked.
         PresenceError::Blocked => Problem::blocked_target(),
         other => other.into(),
     })?;
+    let change = Change::new("online_status", Some(before.presence.status.as_str()), Some(to.as_str()));
+    let username = user.account.username.clone();
+    let deed = Deed { action: Action::SetOnlineStatus, user: id, username, changes: vec![change] };
+    state.identity.add_to_trail(&admin, &deed).await?;
     Ok(Json(OnlineStatusJson::new(user, false)))
 }
 

@@ -1,18 +1,17 @@
-//! Registration, login, tokens, and the caller's own account and sessions.
+//! Registration, login, tokens, and the caller's own account.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use super::leave_all;
 use crate::http::AppState;
 use crate::http::answer::{OneUser, UserJson};
 use crate::http::body::JsonBody;
-use crate::http::extract::{Leaver, Reader, SessionName, Writer};
+use crate::http::extract::{Leaver, Reader};
 use crate::http::problem::Problem;
 use crate::identity::{FieldErrors, IdentityError, Registration, SignedIn, TokenPair};
-use crate::model::{Evidence, HeartbeatWord, Millis, Presence, SessionKey};
+use crate::model::{Evidence, HeartbeatWord, Presence, SessionKey};
 use crate::presence::{Beat, PresenceError};
 
 /// `POST register/`.
@@ -58,21 +57,6 @@ pub struct RefreshAnswer {
 #[derive(Serialize)]
 pub struct Message {
     message: &'static str,
-}
-
-/// `GET me/sessions/`.
-#[derive(Serialize)]
-pub struct SessionsAnswer {
-    sessions: Vec<SessionJson>,
-}
-
-#[derive(Serialize)]
-struct SessionJson {
-    sid: String,
-    created_at: Millis,
-    last_used_at: Millis,
-    user_agent: Option<String>,
-    current: bool,
 }
 
 /// Adds an account: offline until it logs in.
@@ -168,49 +152,4 @@ pub async fn me(State(state): State<AppState>, Reader(who): Reader) -> Result<Js
     let reading = state.presence.user(who.user).await?;
     let user = reading.value.ok_or_else(Problem::account_gone)?;
     Ok(Json(OneUser::new(UserJson::whole(user), reading.degraded)))
-}
-
-/// The caller's sessions.
-pub async fn sessions(
-    State(state): State<AppState>,
-    Reader(who): Reader,
-) -> Result<Json<SessionsAnswer>, Problem> {
-    let sessions = state.identity.sessions(who.user).await?;
-    let sessions = sessions
-        .into_iter()
-        .map(|session| SessionJson {
-            current: who.sid.as_ref() == Some(&session.sid),
-            sid: session.sid.to_string(),
-            created_at: session.created_at,
-            last_used_at: session.last_used_at,
-            user_agent: session.user_agent,
-        })
-        .collect();
-    Ok(Json(SessionsAnswer { sessions }))
-}
-
-/// Ends one of the caller's sessions.
-pub async fn end_session(
-    State(state): State<AppState>,
-    Writer(who): Writer,
-    SessionName(sid): SessionName,
-) -> Result<StatusCode, Problem> {
-    if !state.identity.end_session(who.user, &sid).await? {
-        return Err(Problem::not_found("session"));
-    }
-    leave_all(&state, who.user, [sid]).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Ends all of the caller's sessions: those that SQL knows, and the one that he speaks by, which may have been minted
-/// elsewhere.
-pub async fn end_sessions(State(state): State<AppState>, Writer(who): Writer) -> Result<StatusCode, Problem> {
-    let mut ended = state.identity.end_sessions(who.user).await?;
-    if let Some(own) = who.sid
-        && !ended.contains(&own)
-    {
-        ended.push(own);
-    }
-    leave_all(&state, who.user, ended).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

@@ -2,14 +2,26 @@
 
 use sqlx::{QueryBuilder, query, query_as};
 
-use super::{PgLease, begin};
-use crate::model::{Account, AccountStatus, Millis, OnlineStatus, Page, UserId};
+use super::{PgLease, begin, trail};
+use crate::model::{Account, AccountStatus, Actor, Deed, Millis, OnlineStatus, Page, UserId};
 use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
 use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, Result};
+use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, PasswordHash, Result};
 
-pub async fn create(lease: &mut PgLease, new: &NewAccount) -> Result<Account> {
+pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
+    let Some(by) = by else { return insert(lease, new).await };
+    begin(lease).await?;
+    let created = async {
+        let account = insert(lease, new).await?;
+        trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        Ok(account)
+    };
+    let created = created.await;
+    lease.finish(created).await
+}
+
+async fn insert(lease: &mut PgLease, new: &NewAccount) -> Result<Account> {
     let row: Option<AccountRow> = lease
         .row(
             query_as(concat!(
@@ -146,8 +158,49 @@ pub async fn list_present(lease: &mut PgLease, since: Millis, page: Page) -> Res
     Ok(AccountList { accounts, total })
 }
 
-pub async fn update(lease: &mut PgLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
+pub async fn update(
+    lease: &mut PgLease,
+    id: UserId,
+    patch: &AccountPatch,
+    by: Option<&Actor>,
+) -> Result<Option<Account>> {
     check_patch(patch)?;
+    begin(lease).await?;
+    let updated = update_in_transaction(lease, id, patch, by).await;
+    lease.finish(updated).await
+}
+
+async fn update_in_transaction(
+    lease: &mut PgLease,
+    id: UserId,
+    patch: &AccountPatch,
+    by: Option<&Actor>,
+) -> Result<Option<Account>> {
+    let administrators = trail::hold_administrators(lease, patch.may_end_an_administration()).await?;
+    let Some(before) = held(lease, id).await? else { return Ok(None) };
+    let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
+    trail::refuse_the_last(&administrators, &before, Some(&after))?;
+    if let Some(by) = by {
+        let deed = Deed::of_account(Some(&before), Some(&after), patch.password_hash.is_some());
+        if !deed.changes.is_empty() {
+            trail::add(lease, by, &deed).await?;
+        }
+    }
+    Ok(Some(after))
+}
+
+/// The account, held against everybody else until the transaction ends.
+async fn held(lease: &mut PgLease, id: UserId) -> Result<Option<Account>> {
+    let row: Option<AccountRow> = lease
+        .row(
+            query_as(concat!("SELECT ", account_columns!(), " FROM users u WHERE u.id = $1 FOR UPDATE"))
+                .bind(id),
+        )
+        .await?;
+    row.map(Account::try_from).transpose()
+}
+
+async fn apply(lease: &mut PgLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
     let mut sql = QueryBuilder::new("UPDATE users AS u SET updated_at = now()");
     if let Some(email) = &patch.email {
         sql.push(", email = ").push_bind(email.clone());
@@ -169,12 +222,33 @@ pub async fn update(lease: &mut PgLease, id: UserId, patch: &AccountPatch) -> Re
 }
 
 /// The account goes first: that waits for a batch that holds it, whose rows of the history are visible after.
-pub async fn delete(lease: &mut PgLease, id: UserId) -> Result<bool> {
+pub async fn delete(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
     begin(lease).await?;
-    let deleted = lease.execute(query("DELETE FROM users WHERE id = $1").bind(id)).await?.rows_affected() > 0;
-    if deleted {
-        lease.execute(query("DELETE FROM presence_transitions WHERE user_id = $1").bind(id)).await?;
+    let deleted = delete_in_transaction(lease, id, by).await;
+    lease.finish(deleted).await
+}
+
+async fn delete_in_transaction(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
+    let administrators = trail::hold_administrators(lease, true).await?;
+    let Some(before) = held(lease, id).await? else { return Ok(false) };
+    trail::refuse_the_last(&administrators, &before, None)?;
+    lease.execute(query("DELETE FROM users WHERE id = $1").bind(id)).await?;
+    lease.execute(query("DELETE FROM presence_transitions WHERE user_id = $1").bind(id)).await?;
+    if let Some(by) = by {
+        trail::add(lease, by, &Deed::of_account(Some(&before), None, false)).await?;
     }
-    lease.commit().await?;
-    Ok(deleted)
+    Ok(true)
+}
+
+/// Puts another hash of the same password in place: no session ends by it.
+pub async fn replace_hash(
+    lease: &mut PgLease,
+    id: UserId,
+    old: &PasswordHash,
+    new: &PasswordHash,
+) -> Result<bool> {
+    let statement = "UPDATE users SET password_hash = $3, password_rehashes = password_rehashes + 1 \
+                     WHERE id = $1 AND password_hash = $2";
+    let replaced = lease.execute(query(statement).bind(id).bind(&old.0).bind(&new.0)).await?;
+    Ok(replaced.rows_affected() > 0)
 }

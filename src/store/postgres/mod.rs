@@ -9,6 +9,7 @@ mod audit;
 mod changes;
 mod history;
 mod sessions;
+mod trail;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, RecordOutcome, Result, Rotation, RotationRequest, Session, SetAside,
-    Standing, Store, StoreError, schema,
+    NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, Session,
+    SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Millis, Page, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -168,8 +169,8 @@ impl Store for Postgres {
         self.tally.statements()
     }
 
-    async fn create_account(&self, new: &NewAccount) -> Result<Account> {
-        self.with(async |lease| accounts::create(lease, new).await).await
+    async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
+        self.with(async |lease| accounts::create(lease, new, by).await).await
     }
 
     async fn has_accounts(&self) -> Result<bool> {
@@ -199,12 +200,34 @@ impl Store for Postgres {
         self.with(async |lease| accounts::list_present(lease, since, page).await).await
     }
 
-    async fn update_account(&self, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
-        self.with(async |lease| accounts::update(lease, id, patch).await).await
+    async fn update_account(
+        &self,
+        id: UserId,
+        patch: &AccountPatch,
+        by: Option<&Actor>,
+    ) -> Result<Option<Account>> {
+        self.with(async |lease| accounts::update(lease, id, patch, by).await).await
     }
 
-    async fn delete_account(&self, id: UserId) -> Result<bool> {
-        self.with(async |lease| accounts::delete(lease, id).await).await
+    async fn delete_account(&self, id: UserId, by: Option<&Actor>) -> Result<bool> {
+        self.with(async |lease| accounts::delete(lease, id, by).await).await
+    }
+
+    async fn replace_password_hash(
+        &self,
+        id: UserId,
+        old: &PasswordHash,
+        new: &PasswordHash,
+    ) -> Result<bool> {
+        self.with(async |lease| accounts::replace_hash(lease, id, old, new).await).await
+    }
+
+    async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()> {
+        self.with(async |lease| trail::add(lease, by, deed).await).await
+    }
+
+    async fn trail(&self, filter: &TrailFilter, page: Page) -> Result<Trail> {
+        self.with(async |lease| trail::list(lease, filter, page).await).await
     }
 
     async fn standings(&self, ids: &[UserId]) -> Result<Vec<(UserId, Standing)>> {
@@ -257,6 +280,13 @@ impl Store for Postgres {
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
         self.with(async |lease| sessions::ended_since(lease, since).await).await
+    }
+
+    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.with(async |lease| sessions::ended_of(lease, users, since).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {

@@ -1,6 +1,6 @@
 //! Login sessions and refresh tokens on PostgreSQL.
 //!
-//! Who changes a session holds its row first, its tokens after.
+//! Who changes a session holds its account first, where that matters too, then the session's row, its tokens last.
 
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
@@ -12,27 +12,16 @@ use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
 use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
 
-/// Adds the session where the account still is what its password was checked against. The row is held against a change
-/// of password until the session is there for that change to end.
+/// Adds the session where the account may be present and still is what its password was checked against. The row is held
+/// against a block and a change of password until the session is there for that change to end.
 pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
-    let forget_before = new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc();
     begin(lease).await?;
-    lease
-        .execute(
-            query(
-                "DELETE FROM login_sessions WHERE user_id = $1 AND created_at < $2 AND (ended_at < $2 OR ended_at IS NULL \
-                 AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = login_sessions.sid AND t.expires_at >= $2))",
-            )
-            .bind(new.user)
-            .bind(forget_before),
-        )
-        .await?;
     let added = lease
         .execute(
             query(
                 "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, user_agent) \
                  SELECT $1, id, $3, $3, $4 FROM users \
-                 WHERE id = $2 AND ($5::text IS NULL OR password_hash = $5) FOR SHARE",
+                 WHERE id = $2 AND may_be_present AND ($5::text IS NULL OR password_hash = $5) FOR SHARE",
             )
             .bind(new.sid.as_str())
             .bind(new.user)
@@ -51,6 +40,17 @@ pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
             )
             .await?;
     }
+    // After the account, which a block holds before it comes to the sessions.
+    lease
+        .execute(
+            query(
+                "DELETE FROM login_sessions WHERE user_id = $1 AND created_at < $2 AND (ended_at < $2 OR ended_at IS NULL \
+                 AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = login_sessions.sid AND t.expires_at >= $2))",
+            )
+            .bind(new.user)
+            .bind(new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc()),
+        )
+        .await?;
     lease.commit().await?;
     Ok(added.rows_affected() > 0)
 }
@@ -199,6 +199,21 @@ pub async fn ended_since(lease: &mut PgLease, since: Millis) -> Result<Vec<(User
     let rows: Vec<(UserId, String)> = lease
         .rows(
             query_as("SELECT user_id, sid FROM login_sessions WHERE ended_at >= $1 ORDER BY ended_at")
+                .bind(since.to_utc()),
+        )
+        .await?;
+    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
+}
+
+pub async fn ended_of(
+    lease: &mut PgLease,
+    users: &[UserId],
+    since: Millis,
+) -> Result<Vec<(UserId, SessionId)>> {
+    let rows: Vec<(UserId, String)> = lease
+        .rows(
+            query_as("SELECT user_id, sid FROM login_sessions WHERE user_id = ANY ($1) AND ended_at >= $2")
+                .bind(users)
                 .bind(since.to_utc()),
         )
         .await?;

@@ -2,17 +2,29 @@
 
 use sqlx::{QueryBuilder, query, query_as};
 
-use super::{SqliteLease, begin, json_ids, text};
-use crate::model::{Account, AccountStatus, Millis, OnlineStatus, Page, UserId};
+use super::{SqliteLease, begin, json_ids, text, trail};
+use crate::model::{Account, AccountStatus, Actor, Deed, Millis, OnlineStatus, Page, UserId};
 use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
 use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, Result};
+use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, PasswordHash, Result};
 
 /// SQLite resolves no alias in `RETURNING` and knows the table by its name there.
 const RETURNING: &str = " RETURNING id, username, email, role, status, is_active, online_status, last_seen";
 
-pub async fn create(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
+pub async fn create(lease: &mut SqliteLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
+    let Some(by) = by else { return insert(lease, new).await };
+    begin(lease).await?;
+    let created = async {
+        let account = insert(lease, new).await?;
+        trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        Ok(account)
+    };
+    let created = created.await;
+    lease.finish(created).await
+}
+
+async fn insert(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
     let mut sql =
         QueryBuilder::new("INSERT INTO users (username, email, password_hash, role, status) VALUES (");
     let mut values = sql.separated(", ");
@@ -154,8 +166,38 @@ pub async fn list_present(lease: &mut SqliteLease, since: Millis, page: Page) ->
     Ok(AccountList { accounts, total })
 }
 
-pub async fn update(lease: &mut SqliteLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
+pub async fn update(
+    lease: &mut SqliteLease,
+    id: UserId,
+    patch: &AccountPatch,
+    by: Option<&Actor>,
+) -> Result<Option<Account>> {
     check_patch(patch)?;
+    begin(lease).await?;
+    let updated = update_in_transaction(lease, id, patch, by).await;
+    lease.finish(updated).await
+}
+
+async fn update_in_transaction(
+    lease: &mut SqliteLease,
+    id: UserId,
+    patch: &AccountPatch,
+    by: Option<&Actor>,
+) -> Result<Option<Account>> {
+    let administrators = trail::administrators(lease, patch.may_end_an_administration()).await?;
+    let Some(before) = by_ids(lease, &[id]).await?.pop() else { return Ok(None) };
+    let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
+    trail::refuse_the_last(&administrators, &before, Some(&after))?;
+    if let Some(by) = by {
+        let deed = Deed::of_account(Some(&before), Some(&after), patch.password_hash.is_some());
+        if !deed.changes.is_empty() {
+            trail::add(lease, by, &deed).await?;
+        }
+    }
+    Ok(Some(after))
+}
+
+async fn apply(lease: &mut SqliteLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
     let mut sql = QueryBuilder::new("UPDATE users SET updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')");
     if let Some(email) = &patch.email {
         sql.push(", email = ").push_bind(email.clone());
@@ -176,12 +218,33 @@ pub async fn update(lease: &mut SqliteLease, id: UserId, patch: &AccountPatch) -
     lease.row::<AccountRow>(sql.build_query_as()).await?.map(Account::try_from).transpose()
 }
 
-pub async fn delete(lease: &mut SqliteLease, id: UserId) -> Result<bool> {
+pub async fn delete(lease: &mut SqliteLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
     begin(lease).await?;
-    let deleted = lease.execute(query("DELETE FROM users WHERE id = ?1").bind(id)).await?.rows_affected() > 0;
-    if deleted {
-        lease.execute(query("DELETE FROM presence_transitions WHERE user_id = ?1").bind(id)).await?;
+    let deleted = delete_in_transaction(lease, id, by).await;
+    lease.finish(deleted).await
+}
+
+async fn delete_in_transaction(lease: &mut SqliteLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
+    let administrators = trail::administrators(lease, true).await?;
+    let Some(before) = by_ids(lease, &[id]).await?.pop() else { return Ok(false) };
+    trail::refuse_the_last(&administrators, &before, None)?;
+    lease.execute(query("DELETE FROM users WHERE id = ?1").bind(id)).await?;
+    lease.execute(query("DELETE FROM presence_transitions WHERE user_id = ?1").bind(id)).await?;
+    if let Some(by) = by {
+        trail::add(lease, by, &Deed::of_account(Some(&before), None, false)).await?;
     }
-    lease.commit().await?;
-    Ok(deleted)
+    Ok(true)
+}
+
+/// Puts another hash of the same password in place: no session ends by it.
+pub async fn replace_hash(
+    lease: &mut SqliteLease,
+    id: UserId,
+    old: &PasswordHash,
+    new: &PasswordHash,
+) -> Result<bool> {
+    let statement = "UPDATE users SET password_hash = ?3, password_rehashes = password_rehashes + 1 \
+                     WHERE id = ?1 AND password_hash = ?2";
+    let replaced = lease.execute(query(statement).bind(id).bind(&old.0).bind(&new.0)).await?;
+    Ok(replaced.rows_affected() > 0)
 }

@@ -3,14 +3,14 @@
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
 
-use super::{SqliteLease, begin, text};
+use super::{SqliteLease, begin, json_ids, text};
 use crate::model::{Millis, SessionId, UserId};
 use crate::store::rotation::{KEEP_ENDED_SESSIONS_MS, Presented, may_rotate};
 use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
 use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
 
-/// Adds the session where the account still is what its password was checked against.
+/// Adds the session where the account may be present and still is what its password was checked against.
 pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<bool> {
     begin(lease).await?;
     lease
@@ -27,7 +27,8 @@ pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<bool> {
         .execute(
             query(
                 "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, user_agent) \
-                 SELECT ?1, id, ?3, ?3, ?4 FROM users WHERE id = ?2 AND (?5 IS NULL OR password_hash = ?5)",
+                 SELECT ?1, id, ?3, ?3, ?4 FROM users WHERE id = ?2 AND may_be_present \
+                 AND (?5 IS NULL OR password_hash = ?5)",
             )
             .bind(new.sid.as_str())
             .bind(new.user)
@@ -189,6 +190,24 @@ pub async fn ended_since(lease: &mut SqliteLease, since: Millis) -> Result<Vec<(
         .rows(
             query_as("SELECT user_id, sid FROM login_sessions WHERE ended_at >= ?1 ORDER BY ended_at")
                 .bind(text(since)),
+        )
+        .await?;
+    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
+}
+
+pub async fn ended_of(
+    lease: &mut SqliteLease,
+    users: &[UserId],
+    since: Millis,
+) -> Result<Vec<(UserId, SessionId)>> {
+    let rows: Vec<(UserId, String)> = lease
+        .rows(
+            query_as(
+                "SELECT user_id, sid FROM login_sessions \
+                 WHERE user_id IN (SELECT value FROM json_each(?1)) AND ended_at >= ?2",
+            )
+            .bind(json_ids(users))
+            .bind(text(since)),
         )
         .await?;
     Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())

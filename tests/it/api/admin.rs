@@ -3,11 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{AT_ONCE, Engine, Stage, access, column, complaint, on_both_databases, presence_key, problem};
-use crate::support::{
-    http::{PASSWORD, send},
-    poll::eventually,
-};
+use super::{Engine, Stage, access, column, complaint, on_both_databases, presence_key, problem};
+use crate::support::http::{PASSWORD, send};
 
 on_both_databases!(
     accounts_are_made_read_changed_and_deleted,
@@ -162,11 +159,9 @@ async fn a_status_is_set_by_the_rules(engine: Engine) {
     stage.sql.run(&format!("UPDATE users SET status = 'active' WHERE id = {id}")).await;
     assert_eq!(stage.set_status(id, "away").await.1["online_status"], "away");
     assert_eq!(stage.status(id).await, "away");
-    eventually(AT_ONCE, async || {
-        let answer = api.heartbeat(&ada.access).await;
-        if answer.0 == 200 { Ok(()) } else { Err(answer.1) }
-    })
-    .await;
+    problem(&api.heartbeat(&ada.access).await, 401);
+    let ada = api.login("ada").await;
+    assert_eq!(api.heartbeat(&ada.access).await.0, 200, "the block has ended his session, not him");
 
     // A guest of whom only the administrator knows comes and goes like everybody.
     assert_eq!(stage.set_status(bob, "online").await.1["is_online"], true);

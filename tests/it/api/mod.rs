@@ -9,6 +9,7 @@
 //! | [`presence`] | heartbeats, activity and expiry |
 //! | [`lists`] | pages, searches and filters |
 //! | [`admin`] | the administration |
+//! | [`trail`] | what administrators leave behind, and that one of them is always left |
 //! | [`account_rule`] | who may not be present, however that came about |
 
 mod account_rule;
@@ -19,6 +20,7 @@ mod lists;
 mod outages;
 mod presence;
 mod sessions;
+mod trail;
 
 use std::time::Duration;
 

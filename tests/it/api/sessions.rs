@@ -7,8 +7,9 @@ use super::{
     AT_ONCE, Engine, SOON, Stage, TTL_MS, access, claims, instant_ms, on_both_databases, problem, text,
 };
 use crate::support::{
-    http::{Answer, Tokens, send},
+    http::{Answer, Api, PASSWORD, Tokens, send},
     poll::eventually,
+    process::PresencedOptions,
 };
 
 on_both_databases!(
@@ -16,6 +17,9 @@ on_both_databases!(
     a_logout_is_never_an_activity,
     the_sessions_of_a_user_are_listed_and_can_be_ended,
     what_has_ended_stays_ended_when_redis_forgets,
+    a_new_password_ends_every_session_however_it_was_set,
+    a_block_ends_the_sessions_for_good,
+    an_administrator_ends_the_sessions_of_others,
 );
 
 async fn logout(stage: &Stage, access: &str, refresh: &str) -> Answer {
@@ -184,4 +188,80 @@ async fn what_has_ended_stays_ended_when_redis_forgets(engine: Engine) {
     assert_eq!((stage.status(id).await.as_str(), stage.status(bob_id).await.as_str()), ("online", "offline"));
     assert_eq!(refresh_status(&stage, &phone).await, 401);
     assert_eq!(refresh_status(&stage, &laptop).await, 200);
+}
+
+/// Waits until the tokens are refused with this status by both instances, as the contract wants it.
+async fn refused(stage: &Stage, another: &Api, tokens: &Tokens, expected: u16) {
+    for api in [&stage.api, another] {
+        eventually(AT_ONCE, async || {
+            let status = api.heartbeat(&tokens.access).await.0.as_u16();
+            if status == expected { Ok(()) } else { Err(status) }
+        })
+        .await;
+    }
+    let answer = another.post("token/refresh/", None, &json!({"refresh": tokens.refresh})).await;
+    problem(&answer, expected);
+}
+
+async fn a_new_password_ends_every_session_however_it_was_set(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let (_another, another) = stage.another(PresencedOptions::default()).await;
+    let bob = stage.join("bob").await;
+    let mut tokens = stage.join("ada").await;
+    let id = tokens.user_id();
+    let hash_of_bob = format!("(SELECT password_hash FROM users WHERE id = {})", bob.user_id());
+    for by_sql in [false, true] {
+        let phone = another.login("ada").await;
+        if by_sql {
+            // As another tool would set it, one that knows how we hash.
+            stage.sql.run(&format!("UPDATE users SET password_hash = {hash_of_bob} WHERE id = {id}")).await;
+        } else {
+            stage.patch(id, json!({"password": PASSWORD})).await;
+            problem(&stage.api.heartbeat(&phone.access).await, 401);
+        }
+        refused(&stage, &another, &tokens, 401).await;
+        refused(&stage, &another, &phone, 401).await;
+        assert_eq!(stage.status(id).await, "offline");
+        tokens = stage.api.login("ada").await;
+    }
+    assert_eq!(another.heartbeat(&tokens.access).await.0, 200);
+    assert_eq!(another.heartbeat(&bob.access).await.0, 200, "the others stay");
+}
+
+async fn a_block_ends_the_sessions_for_good(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let (_another, another) = stage.another(PresencedOptions::default()).await;
+    let tokens = stage.join("ada").await;
+    let id = tokens.user_id();
+    stage.sql.run(&format!("UPDATE users SET status = 'suspended' WHERE id = {id}")).await;
+    refused(&stage, &another, &tokens, 403).await;
+    stage.sql.run(&format!("UPDATE users SET status = 'active' WHERE id = {id}")).await;
+    refused(&stage, &another, &tokens, 401).await;
+    let tokens = another.login("ada").await;
+    // So short that nobody may have seen the account blocked.
+    stage.sql.run(&format!("UPDATE users SET status = 'banned' WHERE id = {id}")).await;
+    stage.sql.run(&format!("UPDATE users SET status = 'active' WHERE id = {id}")).await;
+    refused(&stage, &another, &tokens, 401).await;
+    let sessions = "SELECT CAST(count(*) AS text) FROM login_sessions WHERE ended_at IS NULL";
+    assert_eq!(stage.sql.number(sessions).await, 0);
+}
+
+async fn an_administrator_ends_the_sessions_of_others(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let (_another, another) = stage.another(PresencedOptions::default()).await;
+    let admin = Some(stage.admin.as_str());
+    let phone = stage.join("ada").await;
+    let laptop = stage.api.login("ada").await;
+    let bob = stage.join("bob").await;
+    let of = |tokens: &Tokens| format!("admin/users/{}/sessions/", tokens.user_id());
+    let sid = text(&claims(&phone.access)["sid"]);
+    problem(&another.delete(&format!("{}{sid}/", of(&bob)), admin).await, 404);
+    assert_eq!(another.delete(&format!("{}{sid}/", of(&phone)), admin).await.0, 204);
+    problem(&stage.api.heartbeat(&phone.access).await, 401);
+    problem(&another.delete(&format!("{}{sid}/", of(&phone)), admin).await, 404);
+    assert_eq!(stage.api.heartbeat(&laptop.access).await.0, 200);
+    assert_eq!(another.delete(&of(&phone), admin).await.0, 204);
+    problem(&stage.api.heartbeat(&laptop.access).await, 401);
+    assert_eq!(stage.status(phone.user_id()).await, "offline");
+    assert_eq!(stage.api.heartbeat(&bob.access).await.0, 200);
 }

@@ -99,13 +99,16 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let store = presenced::store::open(&url, &Options::default()).await.unwrap();
     store.migrate().await.unwrap();
     let account = store
-        .create_account(&NewAccount {
-            username: "ada".into(),
-            email: "ada@example.com".into(),
-            password_hash: PasswordHash("-".into()),
-            role: presenced::model::Role::User,
-            status: presenced::model::AccountStatus::Active,
-        })
+        .create_account(
+            &NewAccount {
+                username: "ada".into(),
+                email: "ada@example.com".into(),
+                password_hash: PasswordHash("-".into()),
+                role: presenced::model::Role::User,
+                status: presenced::model::AccountStatus::Active,
+            },
+            None,
+        )
         .await
         .unwrap();
     let ttl = Duration::from_secs(1);

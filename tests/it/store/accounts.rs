@@ -28,7 +28,7 @@ on_both!(
 async fn a_new_account_is_offline_and_was_never_seen(db: Db) {
     assert!(!db.store.has_accounts().await.unwrap());
     let account =
-        db.store.create_account(&NewAccount { role: Role::Admin, ..new_account("Ada") }).await.unwrap();
+        db.store.create_account(&NewAccount { role: Role::Admin, ..new_account("Ada") }, None).await.unwrap();
     assert_eq!((account.username.as_str(), account.email.as_str()), ("Ada", "Ada@example.com"));
     assert_eq!((account.role, account.status, account.is_active), (Role::Admin, AccountStatus::Active, true));
     assert_eq!((account.mirror, account.last_seen), (OnlineStatus::Offline, None));
@@ -44,13 +44,13 @@ async fn names_and_addresses_are_unique_whatever_their_case(db: Db) {
         other => panic!("{other}"),
     };
     let name = NewAccount { email: "else@example.com".into(), ..new_account("ADA") };
-    assert_eq!(taken(db.store.create_account(&name).await.unwrap_err()), "username");
+    assert_eq!(taken(db.store.create_account(&name, None).await.unwrap_err()), "username");
     let address = NewAccount { email: "ADA@Example.com".into(), ..new_account("else") };
-    assert_eq!(taken(db.store.create_account(&address).await.unwrap_err()), "email");
+    assert_eq!(taken(db.store.create_account(&address, None).await.unwrap_err()), "email");
     let patch = AccountPatch { email: Some("Ada@example.com".into()), ..AccountPatch::default() };
-    assert_eq!(taken(db.store.update_account(bob, &patch).await.unwrap_err()), "email");
+    assert_eq!(taken(db.store.update_account(bob, &patch, None).await.unwrap_err()), "email");
     // One's own in another spelling is no clash, and a refusal leaves the store in working order.
-    assert_eq!(db.store.update_account(ada, &patch).await.unwrap().unwrap().email, "Ada@example.com");
+    assert_eq!(db.store.update_account(ada, &patch, None).await.unwrap().unwrap().email, "Ada@example.com");
 }
 
 async fn an_account_is_found_by_name_or_address_whatever_the_case(db: Db) {
@@ -66,9 +66,9 @@ async fn an_account_is_found_by_name_or_address_whatever_the_case(db: Db) {
 
 async fn a_name_wins_over_an_address(db: Db) {
     let first = NewAccount { email: "shared@example.com".into(), ..new_account("first") };
-    db.store.create_account(&first).await.unwrap();
+    db.store.create_account(&first, None).await.unwrap();
     let second = NewAccount { email: "other@example.com".into(), ..new_account("shared@example.com") };
-    let named = db.store.create_account(&second).await.unwrap().id;
+    let named = db.store.create_account(&second, None).await.unwrap().id;
     assert_eq!(db.store.credentials("SHARED@example.com").await.unwrap().unwrap().account.id, named);
 }
 
@@ -78,10 +78,10 @@ async fn text_with_a_nul_finds_nothing_and_is_not_kept(db: Db) {
     let filter = AccountFilter { search: Some("a\0".into()), search_email: true, ..AccountFilter::default() };
     let page = Page { number: 1, size: 10 };
     assert_eq!(db.store.list_accounts(&filter, page).await.unwrap().total, 0);
-    let refused = db.store.create_account(&new_account("b\0b")).await.unwrap_err();
+    let refused = db.store.create_account(&new_account("b\0b"), None).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unfit { field: "username" }), "{refused}");
     let patch = AccountPatch { email: Some("\0".into()), ..AccountPatch::default() };
-    let refused = db.store.update_account(ada, &patch).await.unwrap_err();
+    let refused = db.store.update_account(ada, &patch, None).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unfit { field: "email" }), "{refused}");
 }
 
@@ -107,7 +107,7 @@ async fn a_search_takes_percent_and_underscore_as_they_are(db: Db) {
 
 async fn a_search_looks_into_addresses_only_where_asked(db: Db) {
     db.store
-        .create_account(&NewAccount { email: "x@Corp.example".into(), ..new_account("ada") })
+        .create_account(&NewAccount { email: "x@Corp.example".into(), ..new_account("ada") }, None)
         .await
         .unwrap();
     db.user("corporal").await;
@@ -200,20 +200,20 @@ async fn a_patch_changes_what_it_names(db: Db) {
         is_active: Some(false),
         password_hash: Some(PasswordHash("new hash".into())),
     };
-    let account = db.store.update_account(ada, &patch).await.unwrap().unwrap();
+    let account = db.store.update_account(ada, &patch, None).await.unwrap().unwrap();
     assert_eq!((account.email.as_str(), account.role), ("new@example.com", Role::Admin));
     assert_eq!((account.status, account.is_active), (AccountStatus::Suspended, false));
     assert_eq!(db.store.credentials("ada").await.unwrap().unwrap().password_hash.0, "new hash");
-    let same = db.store.update_account(ada, &AccountPatch::default()).await.unwrap();
+    let same = db.store.update_account(ada, &AccountPatch::default(), None).await.unwrap();
     assert_eq!(same, Some(account));
 }
 
 async fn a_patch_of_nobody_changes_nothing(db: Db) {
     let patch = AccountPatch { is_active: Some(false), ..AccountPatch::default() };
     for id in [0, -1, 77, i64::MAX] {
-        assert_eq!(db.store.update_account(id, &patch).await.unwrap(), None);
+        assert_eq!(db.store.update_account(id, &patch, None).await.unwrap(), None);
         assert_eq!(db.store.account(id).await.unwrap(), None);
-        assert!(!db.store.delete_account(id).await.unwrap());
+        assert!(!db.store.delete_account(id, None).await.unwrap());
     }
 }
 
@@ -223,8 +223,8 @@ async fn a_deleted_account_takes_sessions_and_history_along(db: Db) {
     db.store.record(0, &batch).await.unwrap();
     db.store.create_session(&super::sessions::session(ada, "a", 1_000)).await.unwrap();
     db.store.create_session(&super::sessions::session(bob, "b", 1_000)).await.unwrap();
-    assert!(db.store.delete_account(ada).await.unwrap());
-    assert!(!db.store.delete_account(ada).await.unwrap());
+    assert!(db.store.delete_account(ada, None).await.unwrap());
+    assert!(!db.store.delete_account(ada, None).await.unwrap());
     assert_eq!(db.store.account(ada).await.unwrap(), None);
     assert_eq!(db.history(ada).await.len(), 0);
     assert_eq!(db.history(bob).await.len(), 1);
@@ -236,7 +236,7 @@ async fn a_deleted_account_takes_sessions_and_history_along(db: Db) {
 
 async fn ids_are_never_given_twice(db: Db) {
     let first = db.user("first").await;
-    db.store.delete_account(first).await.unwrap();
+    db.store.delete_account(first, None).await.unwrap();
     assert!(db.user("second").await > first);
 }
 

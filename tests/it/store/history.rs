@@ -148,7 +148,7 @@ async fn strangers_are_set_aside_and_block_nobody(db: Db) {
 async fn a_user_who_was_deleted_is_set_aside(db: Db) {
     let ada = db.user("ada").await;
     db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
-    db.store.delete_account(ada).await.unwrap();
+    db.store.delete_account(ada, None).await.unwrap();
     let outcome = db.store.record(0, &[transition(2_000, ada, Offline)]).await.unwrap();
     assert_eq!(outcome, RecordOutcome { recorded: 0, unknown: vec![ada] });
     assert_eq!(db.history(ada).await.len(), 0);
@@ -227,7 +227,7 @@ async fn persisters_of_many_shards_and_account_changes_do_not_wait_in_a_circle(d
             db.store.record(0, &one),
             other.record(1, &two),
             other.touch_last_seen(&seen),
-            db.store.update_account(users[0], &patch),
+            db.store.update_account(users[0], &patch, None),
         );
         a.unwrap();
         b.unwrap();

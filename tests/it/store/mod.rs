@@ -8,6 +8,7 @@ mod mirror;
 mod outage;
 mod schema;
 mod sessions;
+mod trail;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,8 +117,15 @@ impl Db {
         self.user_with(name, AccountStatus::Active).await.id
     }
 
+    /// An account that can administer.
+    pub async fn administrator(&self) -> UserId {
+        let name = format!("root{}", serial());
+        let new = NewAccount { role: Role::Admin, ..new_account(&name) };
+        self.store.create_account(&new, None).await.unwrap().id
+    }
+
     pub async fn user_with(&self, name: &str, status: AccountStatus) -> Account {
-        self.store.create_account(&NewAccount { status, ..new_account(name) }).await.unwrap()
+        self.store.create_account(&NewAccount { status, ..new_account(name) }, None).await.unwrap()
     }
 
     /// Accounts with the ids from 1 to `count`, in a database that has none.

@@ -32,7 +32,7 @@ async fn is_unavailable<T>(what: &str, bound: Duration, call: impl Future<Output
 async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
     let server = PrivatePostgres::start().await;
     let (_database, store) = migrated(&server).await;
-    let ada = store.create_account(&new_account("ada")).await.unwrap().id;
+    let ada = store.create_account(&new_account("ada"), None).await.unwrap().id;
     store.wait_for_account_change(BOUND).await.unwrap();
     server.pause();
     let session = super::sessions::session(ada, "s", 1_000);
@@ -47,7 +47,7 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("account", BOUND, store.account(ada)),
             is_unavailable("credentials", BOUND, store.credentials("ada")),
             is_unavailable("list_accounts", BOUND, store.list_accounts(&filter, page)),
-            is_unavailable("delete_account", BOUND, store.delete_account(ada)),
+            is_unavailable("delete_account", BOUND, store.delete_account(ada, None)),
             is_unavailable("standings", BOUND, store.standings(&ids)),
             is_unavailable("account_changes", BOUND, store.account_changes(&cursor)),
             is_unavailable("create_session", BOUND, store.create_session(&session)),
@@ -74,12 +74,12 @@ async fn calls_that_were_given_up_free_their_connections() {
     let (database, _) = migrated(&server).await;
     let options = Options { max_connections: 1, ..Options::default() };
     let store = open(&database.url, &options).await.unwrap();
-    let ada = store.create_account(&new_account("ada")).await.unwrap().id;
+    let ada = store.create_account(&new_account("ada"), None).await.unwrap().id;
     let mut holder = PgConnection::connect(&database.url).await.unwrap();
     let mut held = holder.begin().await.unwrap();
     query("SELECT 1 FROM users FOR UPDATE").execute(&mut *held).await.unwrap();
     // The client went away in the midst of a statement that waits for a lock.
-    let waiting = tokio::time::timeout(Duration::from_millis(200), store.delete_account(ada));
+    let waiting = tokio::time::timeout(Duration::from_millis(200), store.delete_account(ada, None));
     assert!(waiting.await.is_err());
     let began = Instant::now();
     assert!(store.account(ada).await.unwrap().is_some());
@@ -92,7 +92,7 @@ async fn calls_that_were_given_up_free_their_connections() {
 async fn a_restart_costs_one_failed_call_at_most_and_no_watch() {
     let mut server = PrivatePostgres::start().await;
     let (_database, store) = migrated(&server).await;
-    let ada = store.create_account(&new_account("ada")).await.unwrap().id;
+    let ada = store.create_account(&new_account("ada"), None).await.unwrap().id;
     // Fill the pool.
     let many: Vec<_> = (0..10)
         .map(|_| {
@@ -127,7 +127,7 @@ async fn a_restart_costs_one_failed_call_at_most_and_no_watch() {
     let patch = presenced::store::AccountPatch { is_active: Some(false), ..Default::default() };
     let (woken, changed) = tokio::join!(
         store.wait_for_account_change(Duration::from_mins(1)),
-        store.update_account(ada, &patch),
+        store.update_account(ada, &patch, None),
     );
     woken.unwrap();
     changed.unwrap();
@@ -141,13 +141,13 @@ async fn a_sqlite_file_that_another_holds_is_unavailable_and_comes_back() {
     let store = open(&db.url, &options).await.unwrap();
     let mut holder = sqlx::SqliteConnection::connect(&db.url).await.unwrap();
     let held = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    is_unavailable("update", BOUND, store.delete_account(ada)).await;
-    is_unavailable("update again", BOUND, store.create_account(&new_account("bob"))).await;
+    is_unavailable("update", BOUND, store.delete_account(ada, None)).await;
+    is_unavailable("update again", BOUND, store.create_account(&new_account("bob"), None)).await;
     // Readers are not in the way of a writer, nor it in theirs.
     assert!(store.account(ada).await.unwrap().is_some());
     held.rollback().await.unwrap();
     let deleted = eventually(RECOVERS_WITHIN, async || {
-        store.delete_account(ada).await.map_err(|error| error.to_string())
+        store.delete_account(ada, None).await.map_err(|error| error.to_string())
     });
     assert!(deleted.await);
 }
