@@ -11,7 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::settings::{SECRET_BYTES, Secret, Settings};
 use crate::live::{self, EmbeddedRedis, LiveSet};
+use crate::presence::PresenceService;
 use crate::store::{self, Store};
+use crate::tasks::{Context, Counts};
 
 /// Between two attempts to reach SQL at the start.
 const RETRY: Duration = Duration::from_secs(1);
@@ -234,6 +236,18 @@ impl CommandRedis {
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }
+    }
+}
+
+/// What a command works with: all that a service's loops have, and no loop.
+pub(super) fn context(settings: &Settings, live: &LiveSet, store: &Arc<dyn Store>) -> Context {
+    Context {
+        live: live.clone(),
+        store: store.clone(),
+        presence: PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl),
+        last_seen_flush: Duration::ZERO,
+        counts: Counts::default(),
+        sweep: true,
     }
 }
 

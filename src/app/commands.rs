@@ -1,14 +1,11 @@
 //! The commands that do one thing and end.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 
 use super::backing;
 use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity};
-use crate::presence::PresenceService;
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
@@ -65,15 +62,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         let store = backing::store_now(settings).await?;
         let live = &redis.live;
         tokio::time::timeout(backing::REDIS_PATIENCE, live.ready()).await.context(backing::NO_REDIS)??;
-        let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
-        let context = Context {
-            live: live.clone(),
-            store,
-            presence,
-            last_seen_flush: Duration::ZERO,
-            counts: tasks::Counts::default(),
-            sweep: true,
-        };
+        let context = backing::context(settings, live, &store);
         let checked = check(&context).await;
         // It may have taken a turn at the stream, under a name that nobody will use again.
         let _ = live.resign().await;

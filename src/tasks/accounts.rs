@@ -18,12 +18,20 @@ static FOLLOW_TROUBLE: Trouble =
     Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
 
 pub(super) async fn run(context: &Context) {
+    let mut watched = true;
     loop {
         match context.store.wait_for_account_change(ROUND).await {
-            Ok(()) => WATCH_TROUBLE.over(),
+            Ok(()) => {
+                WATCH_TROUBLE.over();
+                watched = true;
+            }
+            // A watch that broke is set up anew at once; only where that fails, too, it takes its time.
             Err(error) => {
                 WATCH_TROUBLE.note(&error);
-                sleep(RETRY).await;
+                if !watched {
+                    sleep(RETRY).await;
+                }
+                watched = false;
             }
         }
         // The wake-up is spent: until the log was followed there is nothing else to wait for.

@@ -5,7 +5,7 @@
 //! who have not come back are declared offline, no earlier (invariant 9). A Redis that only hung has lost nothing, but what it
 //! was told meanwhile may not have arrived: the fence is brought up to date, with the sessions that ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -34,9 +34,11 @@ pub struct Reconciled {
 pub(super) async fn run(context: &Context) {
     static TROUBLE: Trouble = Trouble::new("the reconciler must wait for Redis or SQL");
     let mut reconnections = context.live.reconnections();
+    // Shards whose new life began under our eyes and whose users have not been looked at yet: kept over every attempt.
+    let mut doubtful = BTreeSet::new();
     loop {
         context.live.connected().await;
-        let next = match settle(context).await {
+        let next = match settle(context, &mut doubtful).await {
             Ok(next) => {
                 TROUBLE.over();
                 next
@@ -66,18 +68,19 @@ pub(super) async fn run(context: &Context) {
 }
 
 /// Returns when to look again.
-async fn settle(context: &Context) -> Result<Duration, PresenceError> {
-    let mut doubtful = Vec::new();
+async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Duration, PresenceError> {
     for shard in context.live.shards() {
         // From now on this server is being heard.
-        let is_new = context.live.epoch(shard).await?.is_new;
-        doubtful.push(is_new);
+        if context.live.epoch(shard).await?.is_new {
+            doubtful.insert(shard);
+        }
     }
     context.presence.restore_fence().await?;
-    for (shard, is_new) in context.live.shards().zip(doubtful) {
+    for shard in context.live.shards() {
         // Done by whoever began the epoch, and by everyone where data are known to be lost.
-        if is_new || !context.live.due(shard, 1).await?.held.is_zero() {
+        if doubtful.contains(&shard) || !context.live.due(shard, 1).await?.held.is_zero() {
             affirm(context, shard).await?;
+            doubtful.remove(&shard);
         }
     }
     context.live.forget_the_gone().await?;

@@ -25,7 +25,6 @@ use self::report::Report;
 use super::backing;
 use super::cli::Doctor;
 use super::settings::Settings;
-use crate::presence::PresenceService;
 use crate::tasks::Context;
 
 /// How often it looks in all where it mends: a repair can bring to light what it hid, once or twice.
@@ -49,15 +48,7 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
             // Whoever changes anything notes with how many shards.
             live.ready().await?;
         }
-        let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
-        let context = Context {
-            live: live.clone(),
-            store,
-            presence,
-            last_seen_flush: Duration::ZERO,
-            counts: crate::tasks::Counts::default(),
-            sweep: true,
-        };
+        let context = backing::context(settings, &live, &store);
         let well = examine(&context, settings.tokens.access_ttl, how.repair).await;
         if how.repair {
             // It may have taken a turn at the stream, under a name that nobody will use again.

@@ -1,5 +1,6 @@
 //! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
 
+mod blocked;
 mod commands;
 mod crowd;
 mod degraded;
