@@ -199,10 +199,22 @@ impl LiveSet {
         Ok(done == 1)
     }
 
-    /// Everyone whom a shard's fence holds; for a rebuild only.
-    pub async fn blocked_members(&self, shard: u32) -> Result<Vec<UserId>> {
-        let members = self.back.client().smembers::<Vec<String>, _>(Keys::of(shard).blocked());
-        Ok(self.back.run(members).await??.iter().filter_map(|member| member.parse().ok()).collect())
+    /// A page of those whom a shard's fence holds, about `most` (`lua/blocked.lua`), and where to go on; `from` nowhere
+    /// begins. Whoever is in it from the first page to the last is on one of them.
+    pub async fn blocked_members(
+        &self,
+        shard: u32,
+        from: Option<String>,
+        most: u32,
+    ) -> Result<(Vec<UserId>, Option<String>)> {
+        let keys = Keys::of(shard);
+        let from = from.unwrap_or_else(|| "0".to_owned());
+        let reply: Vec<String> = named::blocked
+            .run(&self.back, || (vec![keys.blocked()], vec![from.as_str().into(), i64::from(most).into()]))
+            .await?;
+        let (next, members) = reply.split_first().ok_or_else(|| unexpected("blocked", "no place"))?;
+        let next = Some(next.clone()).filter(|next| next != "0");
+        Ok((members.iter().filter_map(|member| member.parse().ok()).collect(), next))
     }
 
     /// Whether the fence holds this account, or the session has ended: what a request that is no activity asks.

@@ -35,6 +35,7 @@ pub(super) mod named {
     script!(affirm: "clock" "transitions" "sessions");
     script!(audit: "clock" "sessions");
     script!(block: "clock" "transitions" "sessions");
+    script!(blocked:);
     script!(claim: "clock" "life" "transitions");
     script!(due: "clock" "life");
     script!(epoch: "clock" "life");

@@ -29,14 +29,14 @@ async fn an_overtaken_answer_changes_nothing() {
     let slow = bench.live.fence(0).await.unwrap().moves;
     bench.tell(&[(7, Verdict::Block)]).await;
     assert_eq!(bench.live.block(0, &slow, &[(7, Verdict::Allow)]).await.unwrap(), None);
-    assert_eq!(bench.live.blocked_members(0).await.unwrap(), [7]);
+    assert_eq!(bench.live.blocked_members(0, None, 10).await.unwrap(), (vec![7], None));
     // Nor does one from before a loss of data, when the count began anew.
     let old = bench.live.fence(0).await.unwrap().moves;
     bench.redis.cli(&["FLUSHALL"]);
     bench.tell(&[(7, Verdict::Block)]).await;
     bench.tell(&[(7, Verdict::Block)]).await;
     assert_eq!(bench.live.block(0, &old, &[(7, Verdict::Allow)]).await.unwrap(), None);
-    assert_eq!(bench.live.blocked_members(0).await.unwrap(), [7]);
+    assert_eq!(bench.live.blocked_members(0, None, 10).await.unwrap(), (vec![7], None));
 }
 
 #[tokio::test]
@@ -88,4 +88,38 @@ async fn whose_deadline_had_passed_was_not_taken_offline_by_the_block() {
     bench.age(7, TTL_MS + 1_000);
     bench.tell(&[(7, Verdict::Block)]).await;
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline expired"]);
+}
+
+#[tokio::test]
+async fn a_large_fence_is_walked_page_by_page_and_a_large_crowd_evicted_at_once() {
+    let bench = Bench::start().await;
+    for user in [3, 1_500, 2_400] {
+        bench.beat(user, "phone", Online).await;
+    }
+    // A key without a place in the live set is nobody's presence, and goes too.
+    bench.redis.cli(&["HSET", "presence:{0}:user:9", "status", "online"]);
+    let verdict = |user| match user % 5 {
+        0 => Verdict::Allow,
+        4 => Verdict::Gone,
+        _ => Verdict::Block,
+    };
+    let verdicts: Vec<(i64, Verdict)> = (1..=2_500).map(|user| (user, verdict(user))).collect();
+    assert_eq!(bench.tell(&verdicts).await, 1, "the other two are allowed");
+    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:user:9"]), "0");
+    assert!(bench.deadline(3).is_none() && bench.deadline(1_500).is_some());
+    assert_eq!(bench.transitions().last().unwrap(), "3 offline blocked");
+
+    let (mut found, mut place, mut pages) = (std::collections::BTreeSet::new(), None, 0);
+    loop {
+        let (members, next) = bench.live.blocked_members(0, place, 100).await.unwrap();
+        assert!(members.len() < 1_000, "{}", members.len());
+        found.extend(members);
+        pages += 1;
+        place = next;
+        if place.is_none() {
+            break;
+        }
+    }
+    let barred = verdicts.iter().filter(|(_, verdict)| *verdict != Verdict::Allow).map(|(user, _)| *user);
+    assert!(found.into_iter().eq(barred) && pages > 10, "{pages}");
 }
