@@ -54,6 +54,9 @@ impl FieldErrors {
         if username.chars().any(char::is_control) {
             self.add("username", "must not contain control characters");
         }
+        if username.chars().any(turns_direction) {
+            self.add("username", "must not contain marks that turn the direction of text");
+        }
         if username.trim() != username {
             self.add("username", "must not begin or end with white space");
         }
@@ -103,6 +106,12 @@ impl fmt::Display for FieldErrors {
         }
         Ok(())
     }
+}
+
+/// The marks and overrides of the bidirectional algorithm (UAX #9): invisible, and with them a name looks like another in
+/// any list that it stands in. Names in scripts that run from right to left need none of them.
+const fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Whether a login name could be anybody's; what could not is never shown to SQL, which would choke on a NUL.

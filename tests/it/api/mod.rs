@@ -2,6 +2,7 @@
 //!
 //! | module | asks about |
 //! |---|---|
+//! | [`attacks`] | strings and bodies that mean harm |
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |
 //! | [`identity`] | accounts, logins and tokens |
@@ -14,6 +15,7 @@
 
 mod account_rule;
 mod admin;
+mod attacks;
 mod errors;
 mod identity;
 mod lists;
