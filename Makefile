@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 NEXTEST_PROFILE ?= ci
 export NEXTEST_PROFILE
 
-.PHONY: help run test check faults storm fmt deny
+.PHONY: help run test check faults storm fuzz fmt deny
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,23 @@ storm: ## Half a million deadlines within a second, on the release build: make s
 	@cargo build --release --locked --bin presenced
 	@PRESENCE_TEST_PROGRAM="$${CARGO_TARGET_DIR:-$$PWD/target}/release/presenced" USERS='$(USERS)' \
 	  cargo nextest run --locked --profile faults --run-ignored only --no-capture a_storm_of_half_a_million
+
+# Coverage-guided, on the toolchain that builds the rest: the flags are those of SanitizerCoverage, which need no sanitizer.
+# They are for the target alone; --target keeps them from build scripts.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+TARGETS ?= tokens bodies
+SECONDS_EACH ?= 60
+
+fuzz: ## Fuzz the token parser and the request bodies: make fuzz SECONDS_EACH=600 (needs a C++ compiler)
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); \
+	for name in $(TARGETS); do \
+	  mkdir -p "fuzz/corpus/$$name" fuzz/artifacts && \
+	  RUSTFLAGS='$(FUZZ_FLAGS)' cargo run --release --locked --manifest-path fuzz/Cargo.toml --target "$$host" --bin "$$name" -- \
+	    -max_total_time=$(SECONDS_EACH) -max_len=4096 -artifact_prefix="fuzz/artifacts/$$name-" -print_final_stats=1 \
+	    "fuzz/corpus/$$name" || exit 1; \
+	done
 
 fmt: ## Format the sources
 	@cargo fmt

@@ -106,7 +106,7 @@ async fn collect(mut body: Body) -> Result<Vec<Bytes>, Problem> {
 }
 
 /// Malformed is 400, whatever the fields would have been; well-formed but wrong is 422.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let malformed = |place: String| {
         let detail = format!("The body is not well-formed JSON{place}. Correct it and send it again.");
         Problem::new(StatusCode::BAD_REQUEST, detail)
