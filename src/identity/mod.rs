@@ -16,6 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::model::{Account, Millis, SessionKey, UserId};
 use crate::store::{Store, StoreError};
 
@@ -25,7 +27,7 @@ pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
 use password::Passwords;
-use token::{Keyring, Kind};
+use token::{IssuerSettings, Keyring, Kind};
 
 type Result<T> = std::result::Result<T, IdentityError>;
 
@@ -92,6 +94,8 @@ pub struct Settings {
     pub secret: String,
     /// Further secrets whose tokens are taken.
     pub trusted_secrets: Vec<String>,
+    /// Identity providers whose access tokens are taken.
+    pub issuers: Vec<IssuerSettings>,
 }
 
 impl fmt::Debug for Settings {
@@ -101,6 +105,7 @@ impl fmt::Debug for Settings {
             .field("refresh_ttl", &self.refresh_ttl)
             .field("refresh_grace", &self.refresh_grace)
             .field("trusted_secrets", &self.trusted_secrets.len())
+            .field("issuers", &self.issuers)
             .finish_non_exhaustive()
     }
 }
@@ -123,7 +128,8 @@ struct Inner {
 impl Identity {
     /// Identity over this database.
     pub fn new(store: Arc<dyn Store>, settings: &Settings) -> Self {
-        let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets);
+        let keyring =
+            Keyring::new(&settings.secret, &settings.trusted_secrets).with_issuers(&settings.issuers);
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -134,6 +140,13 @@ impl Identity {
                 refresh_grace: settings.refresh_grace,
             }),
         }
+    }
+
+    /// Keeps the public keys of the issuers up to date, for ever. Verifying works with those that are known.
+    pub async fn keep_keys(&self) {
+        join_all(self.inner.keyring.issuers().iter().map(|issuer| token::keeper::keep(issuer))).await;
+        // Nothing to fetch is no end: whoever supervises takes one for a defect.
+        std::future::pending().await
     }
 
     /// As [`Self::verify_access`], with the instant at which the token expires.

@@ -1,6 +1,7 @@
 //! Settings: each a flag and an environment variable, checked before anything starts.
 
 mod doors;
+mod issuers;
 mod parse;
 mod secret;
 mod tokens;
@@ -58,7 +59,7 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
 
-    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit` or http. For the test
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit`, keys or http. For the test
     /// that shows that the process ends
     #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
     pub panic_in: Option<String>,
