@@ -50,7 +50,7 @@ impl TokenSettings {
         );
         anyhow::ensure!(
             self.trusted_secrets.iter().all(long_enough),
-            "each of PRESENCE_TRUSTED_SECRETS (--trusted-secrets) must be {SECRET_BYTES} bytes or more, separated by commas"
+            "each of PRESENCE_TRUSTED_SECRETS (--trusted-secrets) must be {SECRET_BYTES} bytes or more, separated by commas (so none can hold one)"
         );
         self.issuers.read().map(drop)
     }

@@ -1,8 +1,8 @@
 //! The keeper: fetches the keys of issuers from their URLs, in the background.
 //!
 //! Verifying never waits for it: it works with the keys that are known at that moment. They are fetched anew every
-//! `refresh`, and sooner where a token names a key that is not known; forged tokens can do no more than that, so a
-//! provider is asked at most every [`BETWEEN`]. While it does not answer, or not with a set of keys, those that are
+//! `refresh`, and sooner where a token names a key that is not known; forged tokens can do no more than that, so
+//! they have a provider asked every [`BETWEEN`] at most. While it does not answer, or not with a set of keys, those that are
 //! known go on working. An answer counts as it is: what is not in it is not trusted any more.
 
 use std::fmt;
@@ -20,7 +20,7 @@ const BETWEEN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read, bytes. A set of a few keys with their certificates has some 10 KiB.
 const MOST_BYTES: usize = 512 * 1024;
-/// The first pause after a failure, and the longest.
+/// The first pause after a failure, and the longest, while no token asks for a key.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Where a set of keys is fetched, and how often.
@@ -61,6 +61,8 @@ impl KeysUrl {
     }
 
     fn client(&self) -> Result<Client, String> {
+        // The one backend that is built in, which a client wants even for plain HTTP; whoever was first installed the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .timeout(PATIENCE)
@@ -68,8 +70,6 @@ impl KeysUrl {
             .pool_max_idle_per_host(0)
             .user_agent(concat!("presenced/", env!("CARGO_PKG_VERSION")));
         let client = if self.url.scheme() == "https" {
-            // The one backend that is built in; whoever was first installed the same.
-            let _ = rustls::crypto::ring::default_provider().install_default();
             client.https_only(true)
         } else {
             // Plain text is for this machine or a way known to be safe, and a proxy is neither.
@@ -132,7 +132,7 @@ pub(in crate::identity) async fn keep(issuer: &Issuer) {
     let mut known = None;
     loop {
         let begun = Instant::now();
-        match source.fetch().await {
+        let pause = match source.fetch().await {
             Ok(set) => {
                 let kids: Vec<_> = set.keys.iter().map(|key| key.kid().map(str::to_owned)).collect();
                 if failures > 0 || known.as_ref() != Some(&kids) {
@@ -140,14 +140,7 @@ pub(in crate::identity) async fn keep(issuer: &Issuer) {
                 }
                 (failures, known) = (0, Some(kids));
                 issuer.replace_keys(set.keys);
-                let wanted = async {
-                    issuer.wanted.notified().await;
-                    sleep_until(begun + BETWEEN).await;
-                };
-                tokio::select! {
-                    () = sleep(about(source.refresh)) => {}
-                    () = wanted => {}
-                }
+                source.refresh
             }
             Err(reason) => {
                 // Once for each outage; more would drown the rest.
@@ -160,9 +153,17 @@ pub(in crate::identity) async fn keep(issuer: &Issuer) {
                 } else {
                     tracing::debug!(issuer = name, reason, failures, "the keys still cannot be fetched");
                 }
-                sleep(about(pause_after(failures))).await;
                 failures += 1;
+                pause_after(failures - 1)
             }
+        };
+        let wanted = async {
+            issuer.wanted.notified().await;
+            sleep_until(begun + BETWEEN).await;
+        };
+        tokio::select! {
+            () = sleep(about(pause)) => {}
+            () = wanted => {}
         }
     }
 }
