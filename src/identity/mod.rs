@@ -1,7 +1,7 @@
 //! Identity: who an account is, and who may speak for it.
 //!
-//! Owns passwords ([`password`]), tokens ([`token`]), what may stand in an account's fields ([`rules`]), accounts
-//! ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
+//! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
+//! ([`rules`]), accounts ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
 //! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
@@ -146,7 +146,7 @@ impl Identity {
     pub async fn keep_keys(&self) {
         join_all(self.inner.keyring.issuers().iter().map(|issuer| token::keeper::keep(issuer))).await;
         // Nothing to fetch is no end: whoever supervises takes one for a defect.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// As [`Self::verify_access`], with the instant at which the token expires.

@@ -181,12 +181,12 @@ fn read_file(file: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
     })?;
     json.end().map_err(|error| anyhow::anyhow!("{named} must hold one list; {}: {error}", file.display()))?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    let mut names = HashSet::new();
+    let mut known = HashSet::new();
     let mut issuers = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
         let place = format!("{named}: entry {} of {}", index + 1, file.display());
         anyhow::ensure!(
-            !entry.name.is_empty() && names.insert(entry.name.clone()),
+            !entry.name.is_empty() && known.insert(entry.name.clone()),
             "{place}: name must be a text that no other entry has"
         );
         let place = format!("{place} ('{}')", entry.name);

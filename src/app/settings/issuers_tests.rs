@@ -23,7 +23,7 @@ fn file(text: &str) -> anyhow::Result<Vec<IssuerSettings>> {
     flags(&["--issuers", path.to_str().unwrap()])
 }
 
-fn entry(more: Value) -> Value {
+fn entry(more: &Value) -> Value {
     let mut entry = json!({"name": "acme", "jwks_url": "https://id.example.org/keys"});
     entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     entry
@@ -38,7 +38,7 @@ fn without_a_place_of_keys_there_is_no_issuer() {
 #[test]
 fn flags_and_file_say_the_same_in_the_same_words() {
     let plain = &flags(&["--jwks-url", "https://id.example.org/keys"]).unwrap()[0];
-    let same = &file(&json!([entry(json!({}))]).to_string()).unwrap()[0];
+    let same = &file(&json!([entry(&json!({}))]).to_string()).unwrap()[0];
     for issuer in [plain, same] {
         assert_eq!((issuer.iss.as_deref(), issuer.audience.len()), (None, 0));
         assert_eq!((issuer.user_claim.as_str(), issuer.session_claim.as_deref()), ("user_id", Some("sid")));
@@ -59,7 +59,7 @@ fn flags_and_file_say_the_same_in_the_same_words() {
     ])
     .unwrap()[0];
     let same = &file(
-        &json!([entry(json!({
+        &json!([entry(&json!({
             "jwks_refresh": "1h", "issuer": "acme", "audience": ["a", "b"], "user_claim": "sub", "session_claim": "off",
             "type_claim": "typ", "type_value": "Bearer", "algorithms": ["RS256", "EdDSA"], "leeway": "30s",
         }))])
@@ -82,24 +82,27 @@ fn a_bad_entry_of_the_file_is_named_with_what_it_may_be() {
         ("[{".into(), vec!["list of issuers", "EOF"]),
         ("[] []".into(), vec!["one list"]),
         (json!([{"jwks_url": "https://x"}]).to_string(), vec!["entry 1", "name must"]),
-        (json!([entry(json!({})), entry(json!({}))]).to_string(), vec!["entry 2", "no other entry"]),
+        (json!([entry(&json!({})), entry(&json!({}))]).to_string(), vec!["entry 2", "no other entry"]),
         (
-            json!([entry(json!({"secret": "x"}))]).to_string(),
+            json!([entry(&json!({"secret": "x"}))]).to_string(),
             vec!["[0]", "unknown field `secret`", "`jwks_url`"],
         ),
-        (json!([entry(json!({"leeway": "1h"}))]).to_string(), vec!["[0].leeway", "from 0s to 5m"]),
-        (json!([entry(json!({"jwks_refresh": "0"}))]).to_string(), vec!["[0].jwks_refresh", "from 1s to 1d"]),
+        (json!([entry(&json!({"leeway": "1h"}))]).to_string(), vec!["[0].leeway", "from 0s to 5m"]),
+        (
+            json!([entry(&json!({"jwks_refresh": "0"}))]).to_string(),
+            vec!["[0].jwks_refresh", "from 1s to 1d"],
+        ),
         (json!([{"name": "acme"}]).to_string(), vec!["entry 1", "'acme'", "jwks_url or public_key must"]),
         (
-            json!([entry(json!({"jwks_url": "id.example.org"}))]).to_string(),
+            json!([entry(&json!({"jwks_url": "id.example.org"}))]).to_string(),
             vec!["jwks_url must be a URL", "https://"],
         ),
         (
-            json!([entry(json!({"jwks_url": "http://id.example.org"}))]).to_string(),
+            json!([entry(&json!({"jwks_url": "http://id.example.org"}))]).to_string(),
             vec!["jwks_url", "without TLS"],
         ),
         (
-            json!([entry(json!({"public_key": "acme.pem"}))]).to_string(),
+            json!([entry(&json!({"public_key": "acme.pem"}))]).to_string(),
             vec!["public_key", "leave one of them out"],
         ),
         (
@@ -107,19 +110,22 @@ fn a_bad_entry_of_the_file_is_named_with_what_it_may_be() {
             vec!["public_key", "no.pem", "cannot be read"],
         ),
         (
-            json!([entry(json!({"algorithms": ["HS256"]}))]).to_string(),
+            json!([entry(&json!({"algorithms": ["HS256"]}))]).to_string(),
             vec!["algorithms must be among RS256", "PRESENCE_TRUSTED_SECRETS"],
         ),
-        (json!([entry(json!({"algorithms": ["none"]}))]).to_string(), vec!["algorithms must be among RS256"]),
-        (json!([entry(json!({"issuer": ""}))]).to_string(), vec!["issuer must", "'iss'"]),
-        (json!([entry(json!({"audience": [""]}))]).to_string(), vec!["audience must", "'aud'"]),
         (
-            json!([entry(json!({"user_claim": "exp"}))]).to_string(),
+            json!([entry(&json!({"algorithms": ["none"]}))]).to_string(),
+            vec!["algorithms must be among RS256"],
+        ),
+        (json!([entry(&json!({"issuer": ""}))]).to_string(), vec!["issuer must", "'iss'"]),
+        (json!([entry(&json!({"audience": [""]}))]).to_string(), vec!["audience must", "'aud'"]),
+        (
+            json!([entry(&json!({"user_claim": "exp"}))]).to_string(),
             vec!["user_claim must be the name of a claim of its own"],
         ),
-        (json!([entry(json!({"user_claim": "sid"}))]).to_string(), vec!["session_claim must be the name"]),
-        (json!([entry(json!({"type_claim": ""}))]).to_string(), vec!["type_claim must be the name"]),
-        (json!([entry(json!({"type_claim": "off", "type_value": "x"}))]).to_string(), vec!["type_value"]),
+        (json!([entry(&json!({"user_claim": "sid"}))]).to_string(), vec!["session_claim must be the name"]),
+        (json!([entry(&json!({"type_claim": ""}))]).to_string(), vec!["type_claim must be the name"]),
+        (json!([entry(&json!({"type_claim": "off", "type_value": "x"}))]).to_string(), vec!["type_value"]),
     ];
     for (text, words) in table {
         let error = file(&text).unwrap_err().to_string();
@@ -149,7 +155,7 @@ fn a_refusal_or_a_debug_shows_no_url() {
     let secret = "http://ada:hunter2@id.example.org/?key=hunter2";
     for error in [
         flags(&["--jwks-url", secret]).unwrap_err(),
-        file(&json!([entry(json!({"jwks_url": secret}))]).to_string()).unwrap_err(),
+        file(&json!([entry(&json!({"jwks_url": secret}))]).to_string()).unwrap_err(),
     ] {
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }

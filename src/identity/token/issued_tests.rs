@@ -18,11 +18,11 @@ const NOW: Millis = Millis(NOW_S * 1000 + 123);
 /// A provider with one key of each kind, which looks at everything.
 fn acme() -> IssuerSettings {
     let set = json!({"keys": [
-        RSA.jwk(json!({"kid": "rsa", "alg": "RS256", "use": "sig"})),
-        RSA.jwk(json!({"kid": "any-rsa"})),
-        P256.jwk(json!({"kid": "p256"})),
-        P384.jwk(json!({"kid": "p384"})),
-        ED25519.jwk(json!({"kid": "ed"})),
+        RSA.jwk(&json!({"kid": "rsa", "alg": "RS256", "use": "sig"})),
+        RSA.jwk(&json!({"kid": "any-rsa"})),
+        P256.jwk(&json!({"kid": "p256"})),
+        P384.jwk(&json!({"kid": "p384"})),
+        ED25519.jwk(&json!({"kid": "ed"})),
     ]});
     let set = KeySet::from_json(set.to_string().as_bytes()).unwrap();
     assert_eq!(set.left_out, [""; 0]);
@@ -120,14 +120,14 @@ fn forged_tokens_are_refused_whatever_their_header_says() {
         let header = json!({"alg": alg, "kid": "ed"}).to_string();
         format!("{}.{claims}.", URL_SAFE_NO_PAD.encode(header))
     };
-    let own_key = json!({"alg": "ES256", "kid": "ed", "jwk": P256.jwk(json!({})), "jku": "http://127.0.0.1:1/keys", "x5u": "http://127.0.0.1:1/x"});
+    let own_key = json!({"alg": "ES256", "kid": "ed", "jwk": P256.jwk(&json!({})), "jku": "http://127.0.0.1:1/keys", "x5u": "http://127.0.0.1:1/x"});
     let table = [
         // A public key taken for a secret.
         (hs256(RSA.pem, "rsa"), TokenError::Signature),
         (hs256(RSA.pem.trim_end(), "rsa"), TokenError::Signature),
         (hs256(P256.pem, "p256"), TokenError::Signature),
         (hs256(ED25519.pem, "ed"), TokenError::Signature),
-        (hs256(RSA.jwk(json!({}))["n"].as_str().unwrap(), "rsa"), TokenError::Signature),
+        (hs256(RSA.jwk(&json!({}))["n"].as_str().unwrap(), "rsa"), TokenError::Signature),
         (hs256("", "rsa"), TokenError::Signature),
         (
             signed_by(&secret(RSA.pem), Algorithm::HS256, &json!({"alg": "RS256", "kid": "rsa"}), &good()),
@@ -285,7 +285,7 @@ fn a_provider_without_a_mark_or_sessions_is_read_without() {
 #[test]
 fn issuers_side_by_side_do_not_speak_for_one_another() {
     let of = |name: &str, pair: &Pair| {
-        let set = json!({"keys": [pair.jwk(json!({"kid": "1"}))]}).to_string();
+        let set = json!({"keys": [pair.jwk(&json!({"kid": "1"}))]}).to_string();
         let keys = KeySource::Fixed(KeySet::from_json(set.as_bytes()).unwrap().keys);
         IssuerSettings { name: name.into(), keys, iss: Some(name.into()), ..acme() }
     };

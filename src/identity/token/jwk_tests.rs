@@ -17,17 +17,17 @@ fn url(bytes: &[u8]) -> String {
 fn a_key_is_for_the_algorithms_of_its_kind_or_for_the_one_that_it_names() {
     let rsa = &ALGORITHMS[..6];
     let table: [(Value, &[Algorithm]); 8] = [
-        (RSA.jwk(json!({})), rsa),
+        (RSA.jwk(&json!({})), rsa),
         (
-            RSA.jwk(json!({"alg": "PS256", "use": "sig", "key_ops": ["verify"], "x5c": ["…"], "odd": 5})),
+            RSA.jwk(&json!({"alg": "PS256", "use": "sig", "key_ops": ["verify"], "x5c": ["…"], "odd": 5})),
             &[Algorithm::PS256],
         ),
-        (P256.jwk(json!({})), &[Algorithm::ES256]),
-        (P384.jwk(json!({"alg": "ES384"})), &[Algorithm::ES384]),
-        (ED25519.jwk(json!({"alg": "EdDSA"})), &[Algorithm::EdDSA]),
-        (ED25519.jwk(json!({"alg": "Ed25519"})), &[Algorithm::EdDSA]),
-        (RSA.jwk(json!({"kid": "k"})), rsa),
-        (RSA.jwk(json!({"n": format!("AAAA{}", RSA.jwk(json!({}))["n"].as_str().unwrap())})), rsa),
+        (P256.jwk(&json!({})), &[Algorithm::ES256]),
+        (P384.jwk(&json!({"alg": "ES384"})), &[Algorithm::ES384]),
+        (ED25519.jwk(&json!({"alg": "EdDSA"})), &[Algorithm::EdDSA]),
+        (ED25519.jwk(&json!({"alg": "Ed25519"})), &[Algorithm::EdDSA]),
+        (RSA.jwk(&json!({"kid": "k"})), rsa),
+        (RSA.jwk(&json!({"n": format!("AAAA{}", RSA.jwk(&json!({}))["n"].as_str().unwrap())})), rsa),
     ];
     for (jwk, algorithms) in table {
         let set = read(std::slice::from_ref(&jwk));
@@ -46,49 +46,49 @@ fn a_key_that_cannot_be_used_safely_is_left_out_and_the_others_are_not() {
     };
     let bad = [
         json!({"kty": "oct", "k": url(b"a shared secret that came over the network"), "alg": "HS256"}),
-        RSA.jwk(json!({"kty": "oct"})),
-        RSA.jwk(json!({"use": "enc"})),
-        RSA.jwk(json!({"key_ops": ["encrypt"]})),
-        RSA.jwk(json!({"key_ops": []})),
-        RSA.jwk(json!({"d": "AQAB"})),
-        RSA.jwk(json!({"alg": "HS256"})),
-        RSA.jwk(json!({"alg": "none"})),
-        RSA.jwk(json!({"alg": "ES256"})),
-        RSA.jwk(json!({"alg": "RSA-OAEP"})),
-        RSA.jwk(json!({"alg": 5})),
-        RSA.jwk(json!({"kid": 5})),
-        RSA.jwk(json!({"kid": "x".repeat(257)})),
-        RSA.jwk(json!({"n": null})),
-        RSA.jwk(json!({"n": ""})),
-        RSA.jwk(json!({"n": "not base64url!"})),
-        RSA.jwk(json!({"n": modulus(128, 0xff)})),
-        RSA.jwk(json!({"n": modulus(256, 0x7f)})),
-        RSA.jwk(json!({"n": modulus(513, 0xff)})),
-        RSA.jwk(json!({"e": url(&[1])})),
-        RSA.jwk(json!({"e": url(&[2])})),
-        RSA.jwk(json!({"e": url(&[0])})),
-        RSA.jwk(json!({"e": url(&[0xff; 5])})),
-        P256.jwk(json!({"crv": "P-384"})),
-        P256.jwk(json!({"crv": "secp256k1"})),
-        P256.jwk(json!({"crv": null})),
-        P256.jwk(json!({"alg": "ES384"})),
-        P256.jwk(json!({"x": url(&[7; 32])})),
-        P256.jwk(json!({"x": url(&[7; 31])})),
-        P256.jwk(json!({"x": url(&[0; 64]), "y": ""})),
-        P384.jwk(json!({"crv": "P-521"})),
+        RSA.jwk(&json!({"kty": "oct"})),
+        RSA.jwk(&json!({"use": "enc"})),
+        RSA.jwk(&json!({"key_ops": ["encrypt"]})),
+        RSA.jwk(&json!({"key_ops": []})),
+        RSA.jwk(&json!({"d": "AQAB"})),
+        RSA.jwk(&json!({"alg": "HS256"})),
+        RSA.jwk(&json!({"alg": "none"})),
+        RSA.jwk(&json!({"alg": "ES256"})),
+        RSA.jwk(&json!({"alg": "RSA-OAEP"})),
+        RSA.jwk(&json!({"alg": 5})),
+        RSA.jwk(&json!({"kid": 5})),
+        RSA.jwk(&json!({"kid": "x".repeat(257)})),
+        RSA.jwk(&json!({"n": null})),
+        RSA.jwk(&json!({"n": ""})),
+        RSA.jwk(&json!({"n": "not base64url!"})),
+        RSA.jwk(&json!({"n": modulus(128, 0xff)})),
+        RSA.jwk(&json!({"n": modulus(256, 0x7f)})),
+        RSA.jwk(&json!({"n": modulus(513, 0xff)})),
+        RSA.jwk(&json!({"e": url(&[1])})),
+        RSA.jwk(&json!({"e": url(&[2])})),
+        RSA.jwk(&json!({"e": url(&[0])})),
+        RSA.jwk(&json!({"e": url(&[0xff; 5])})),
+        P256.jwk(&json!({"crv": "P-384"})),
+        P256.jwk(&json!({"crv": "secp256k1"})),
+        P256.jwk(&json!({"crv": null})),
+        P256.jwk(&json!({"alg": "ES384"})),
+        P256.jwk(&json!({"x": url(&[7; 32])})),
+        P256.jwk(&json!({"x": url(&[7; 31])})),
+        P256.jwk(&json!({"x": url(&[0; 64]), "y": ""})),
+        P384.jwk(&json!({"crv": "P-521"})),
         // The library would panic at the first token.
-        ED25519.jwk(json!({"x": url(&[7; 31])})),
-        ED25519.jwk(json!({"x": ""})),
-        ED25519.jwk(json!({"x": url(&[7; 33])})),
-        ED25519.jwk(json!({"crv": "X25519"})),
-        ED25519.jwk(json!({"crv": "Ed448"})),
+        ED25519.jwk(&json!({"x": url(&[7; 31])})),
+        ED25519.jwk(&json!({"x": ""})),
+        ED25519.jwk(&json!({"x": url(&[7; 33])})),
+        ED25519.jwk(&json!({"crv": "X25519"})),
+        ED25519.jwk(&json!({"crv": "Ed448"})),
         json!({}),
         json!(null),
         json!("key"),
         json!([[]]),
     ];
     for key in bad {
-        let set = read(&[key.clone(), P256.jwk(json!({"kid": "good"}))]);
+        let set = read(&[key.clone(), P256.jwk(&json!({"kid": "good"}))]);
         assert_eq!((set.left_out.len(), set.keys.len()), (1, 1), "{key}: {set:?}");
         assert_eq!(set.keys[0].kid(), Some("good"));
     }
@@ -101,7 +101,7 @@ fn what_is_no_set_of_keys_is_refused() {
     }
     assert!(KeySet::from_json(&b"[".repeat(100_000)).is_err(), "and no stack is overrun");
     assert!(KeySet::from_json(&[0xff, 0xfe]).is_err());
-    let many = json!({"keys": vec![P256.jwk(json!({})); MOST_KEYS + 1]}).to_string();
+    let many = json!({"keys": vec![P256.jwk(&json!({})); MOST_KEYS + 1]}).to_string();
     assert!(KeySet::from_json(many.as_bytes()).unwrap_err().contains("64 at most"));
     assert!(read(&[]).keys.is_empty());
 }

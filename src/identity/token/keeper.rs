@@ -2,7 +2,7 @@
 //!
 //! Verifying never waits for it: it works with the keys that are known at that moment. They are fetched anew every
 //! `refresh`, and sooner where a token names a key that is not known; forged tokens can do no more than that, so
-//! they have a provider asked every [`BETWEEN`] at most. While it does not answer, or not with a set of keys, those that are
+//! they have a provider asked every `BETWEEN` at most. While it does not answer, or not with a set of keys, those that are
 //! known go on working. An answer counts as it is: what is not in it is not trusted any more.
 
 use std::fmt;

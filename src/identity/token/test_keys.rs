@@ -25,7 +25,7 @@ impl Pair {
     }
 
     /// The public key as a JWK, with more members or others; `null` takes one away.
-    pub fn jwk(&self, more: Value) -> Value {
+    pub fn jwk(&self, more: &Value) -> Value {
         let mut jwk = json!({});
         let more = more.as_object().unwrap().clone().into_iter();
         for (name, value) in

@@ -1,4 +1,4 @@
-//! Tokens from elsewhere: of an existing Django with SimpleJWT, and of identity providers with keys of their own. All
+//! Tokens from elsewhere: of an existing Django with `SimpleJWT`, and of identity providers with keys of their own. All
 //! are minted by the real packages.
 
 use std::time::{Duration, Instant};
@@ -136,6 +136,8 @@ async fn tokens_of_each_algorithm_open_requests_by_a_set_of_keys_or_by_a_file_an
     // The session of a token is one here: it can be ended, and its tokens with it.
     assert_eq!(stage.api.delete("me/sessions/", Some(&token(&minted, "ed"))).await.0, 204);
     refused(&by_file, &token(&minted, "es256")).await;
+    let left_s: i64 = stage.redis.cli(&["TTL", "presence:{0}:ended:phone"]).trim().parse().unwrap();
+    assert!(left_s > 3_500, "as long as the token of an hour, not as one of ours: {left_s}");
     assert_eq!(by_file.heartbeat(&text(&minted["ed"]["unnamed"])).await.0, 200, "which names no session");
 }
 
@@ -352,18 +354,18 @@ async fn a_bad_setting_of_issuers_ends_the_start_and_is_named() {
     )
     .unwrap();
     let path = file.to_str().unwrap();
-    let table: [(&[(&str, &str)], &[&str]); 5] = [
-        (&[("PRESENCE_ISSUERS", path)], &["PRESENCE_ISSUERS", "client_secret", "jwks_url"]),
+    let table = [
+        (("PRESENCE_ISSUERS", path), vec!["PRESENCE_ISSUERS", "client_secret", "jwks_url"]),
         (
-            &[("PRESENCE_JWKS_URL", "http://ada:hunter2@id.example.org/keys")],
-            &["PRESENCE_JWKS_URL", "begins with https://", "allow http"],
+            ("PRESENCE_JWKS_URL", "http://ada:hunter2@id.example.org/keys"),
+            vec!["PRESENCE_JWKS_URL", "begins with https://", "allow http"],
         ),
-        (&[("PRESENCE_JWT_PUBLIC_KEY", path)], &["PRESENCE_JWT_PUBLIC_KEY", "BEGIN PUBLIC KEY"]),
-        (&[("PRESENCE_JWT_AUDIENCE", "presence")], &["PRESENCE_JWT_AUDIENCE", "PRESENCE_JWKS_URL"]),
-        (&[("PRESENCE_JWKS_REFRESH", "never")], &["--jwks-refresh", "from 1s to 1d"]),
+        (("PRESENCE_JWT_PUBLIC_KEY", path), vec!["PRESENCE_JWT_PUBLIC_KEY", "BEGIN PUBLIC KEY"]),
+        (("PRESENCE_JWT_AUDIENCE", "presence"), vec!["PRESENCE_JWT_AUDIENCE", "PRESENCE_JWKS_URL"]),
+        (("PRESENCE_JWKS_REFRESH", "never"), vec!["--jwks-refresh", "from 1s to 1d"]),
     ];
     for (env, words) in table {
-        let mut options = settings(env);
+        let mut options = settings(&[env]);
         options.env.push(("PRESENCE_JWT_SECRET".into(), SECRET.into()));
         let (code, said) = Presenced::try_start(options).await.expect_err("a refusal");
         assert_ne!(code, 0, "{said}");
