@@ -345,6 +345,32 @@ async fn keys_come_over_tls_from_a_provider_whose_certificate_is_trusted() {
 }
 
 #[tokio::test]
+async fn no_log_shows_what_is_secret_in_the_url_of_the_keys() {
+    let minted = minted(&[("key", "EdDSA")], &json!({}));
+    let mut provider = Provider::start(key_set([&minted["key"]["jwk"]])).await;
+    let url = provider.url().replace("http://", "http://ada:hunter2@") + "?key=hunter2";
+    let options = settings(&[
+        ("PRESENCE_JWKS_URL", &url),
+        ("PRESENCE_JWKS_REFRESH", "1s"),
+        ("PRESENCE_LOG", "trace"),
+        ("PRESENCE_JWT_SECRET", SECRET),
+    ]);
+    let service = Presenced::start(options).await;
+    let api = Api::new(service.base_url());
+    soon(&api, &token(&minted, "key"), 200).await;
+    provider.down().await;
+    let said = eventually(SOON, async || {
+        let said = service.stderr();
+        if said.contains("cannot be fetched") { Ok(said) } else { Err(said.len()) }
+    })
+    .await;
+    for secret in ["hunter2", "YWRhOmh1bnRlcjI", SECRET] {
+        let line = said.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_setting_of_issuers_ends_the_start_and_is_named() {
     let folder = tether::folder("bad-issuers");
     let file = folder.path().join("issuers.json");
