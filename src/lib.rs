@@ -8,13 +8,13 @@
 //! | [`metrics`] | the counters' types and the Prometheus format; each room owns its own numbers | nothing |
 //! | [`live`] | everything Redis: keys, scripts, stream, expiry events, connections, the embedded server | `model` |
 //! | [`store`] | everything SQL: one folder per database behind one trait | `model` |
-//! | [`identity`] | passwords, tokens, accounts, login sessions | `model`, `store` |
+//! | [`identity`] | passwords, tokens and the keys of issuers, accounts, login sessions | `model`, `store` |
 //! | [`presence`] | heartbeat, leave, set status, read; the group commit; the fence | `model`, `metrics`, `store`, `live` |
 //! | [`tasks`] | the loops: sweep, listen, persist, reconcile, account changes, `last_seen` | `presence`, `store`, `live`, `model`, `metrics` |
 //! | [`http`] | one route table, extractors, errors, handlers, the accept loop | `presence`, `identity`, `model`, `metrics` |
 //! | [`app`] | settings; the one place that builds and wires | all |
 //!
-//! `docs/architecture.md` walks through a heartbeat, an expiry and a status read.
+//! `docs/architecture.md` walks through a heartbeat, a token, an expiry and a status read.
 
 pub mod app;
 pub mod http;

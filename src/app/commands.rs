@@ -33,7 +33,7 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
         (backing::random_text()?[..20].to_string(), true)
     };
     // No token is signed here.
-    let identity = Identity::new(store, &settings.tokens.identity(&Secret::new(backing::random_text()?)));
+    let identity = Identity::new(store, &settings.tokens.identity(&Secret::new(backing::random_text()?))?);
     let account = identity
         .create_account(
             identity::NewAccount {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backing::{self, DataFolder};
@@ -46,7 +46,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let live = backing::live(settings, redis_url)?;
     let store = backing::store(settings).await?;
-    let identity = Identity::new(store.clone(), &settings.tokens.identity(&secret));
+    let identity = Identity::new(store.clone(), &settings.tokens.identity(&secret)?);
+    let mut keys = keep_keys(&identity);
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
@@ -90,7 +91,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),
-            failure = failure(&mut tasks, &failing, &live, &mut server) => break Err(anyhow::anyhow!(
+            failure = failure(&mut tasks, &failing, &live, &mut server, &mut keys) => break Err(anyhow::anyhow!(
                 "{failure}; this is a defect, and the process ends rather than live on half alive"
             )),
             ready = &mut redis, if !redis_is_ready => match ready {
@@ -137,6 +138,17 @@ fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Keeps the keys of issuers from now on, until the value is dropped: a fetch has nothing that is worth finishing.
+fn keep_keys(identity: &Identity) -> JoinSet<()> {
+    let identity = identity.clone();
+    let mut keys = JoinSet::new();
+    keys.spawn(async move {
+        drill::drill("keys");
+        identity.keep_keys().await;
+    });
+    keys
+}
+
 /// What a start has found.
 struct First {
     redis_is_ready: bool,
@@ -171,12 +183,14 @@ async fn failure(
     presence: &PresenceService,
     live: &LiveSet,
     server: &mut JoinHandle<()>,
+    keys: &mut JoinSet<()>,
 ) -> String {
     tokio::select! {
         failed = tasks.failed() => failed,
         failed = presence.failed() => failed,
         failed = live.failed() => failed,
         _ = server => "the accept loop has ended".to_string(),
+        _ = keys.join_next() => "the keeper of the issuers' keys has ended".to_string(),
     }
 }
 

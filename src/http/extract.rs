@@ -31,6 +31,10 @@ pub struct Writer(pub SessionKey);
 #[derive(Debug)]
 pub struct Leaver(pub SessionKey, pub Millis);
 
+/// Until when the token of the request is good. It lets nobody in: whoever takes it takes a caller too.
+#[derive(Debug)]
+pub struct TokenEnd(pub Millis);
+
 /// A [`Reader`] who is an administrator as of this request.
 #[derive(Debug)]
 pub struct AdminReader(pub SessionKey);
@@ -72,6 +76,14 @@ impl FromRequestParts<AppState> for Leaver {
         let (who, expires_at) = state.identity.verify_access_until(token)?;
         state.presence.check(&who).await.map_err(of_caller)?;
         Ok(Self(who, expires_at))
+    }
+}
+
+impl FromRequestParts<AppState> for TokenEnd {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let token = bearer_token(parts).ok_or_else(Problem::no_token)?;
+        Ok(Self(state.identity.verify_access_until(token)?.1))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Identity: who an account is, and who may speak for it.
 //!
-//! Owns passwords ([`password`]), tokens ([`token`]), what may stand in an account's fields ([`rules`]), accounts
-//! ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
+//! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
+//! ([`rules`]), accounts ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
 //! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
@@ -16,6 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::model::{Account, Actor, Deed, Millis, Page, SessionKey, UserId};
 use crate::store::{Store, StoreError, Trail};
 
@@ -26,7 +28,7 @@ pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
 use password::Passwords;
-use token::{Keyring, Kind};
+use token::{IssuerSettings, Keyring, Kind};
 
 type Result<T> = std::result::Result<T, IdentityError>;
 
@@ -97,6 +99,8 @@ pub struct Settings {
     pub secret: String,
     /// Further secrets whose tokens are taken.
     pub trusted_secrets: Vec<String>,
+    /// Identity providers whose access tokens are taken.
+    pub issuers: Vec<IssuerSettings>,
 }
 
 impl fmt::Debug for Settings {
@@ -106,6 +110,7 @@ impl fmt::Debug for Settings {
             .field("refresh_ttl", &self.refresh_ttl)
             .field("refresh_grace", &self.refresh_grace)
             .field("trusted_secrets", &self.trusted_secrets.len())
+            .field("issuers", &self.issuers)
             .finish_non_exhaustive()
     }
 }
@@ -128,7 +133,8 @@ struct Inner {
 impl Identity {
     /// Identity over this database.
     pub fn new(store: Arc<dyn Store>, settings: &Settings) -> Self {
-        let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets);
+        let keyring =
+            Keyring::new(&settings.secret, &settings.trusted_secrets).with_issuers(&settings.issuers);
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -139,6 +145,13 @@ impl Identity {
                 refresh_grace: settings.refresh_grace,
             }),
         }
+    }
+
+    /// Keeps the public keys of the issuers up to date, for ever. Verifying works with those that are known.
+    pub async fn keep_keys(&self) {
+        join_all(self.inner.keyring.issuers().iter().map(|issuer| token::keeper::keep(issuer))).await;
+        // Nothing to fetch is no end: whoever supervises takes one for a defect.
+        std::future::pending::<()>().await;
     }
 
     /// As [`Self::verify_access`], with the instant at which the token expires.

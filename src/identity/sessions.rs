@@ -101,7 +101,8 @@ impl Identity {
         let inner = &self.inner;
         let now = now();
         let who = inner.keyring.verify(refresh, Kind::Refresh, now)?;
-        let sid = who.sid.clone().ok_or(TokenError::Claims)?;
+        // Every refresh token minted here names its session.
+        let sid = who.sid.clone().ok_or(TokenError::Elsewhere)?;
         let account = inner.store.account(who.user).await?.ok_or(IdentityError::SessionEnded)?;
         if !account.may_be_present() {
             return Err(IdentityError::Blocked);

@@ -34,6 +34,7 @@ pub async fn identity() -> Stage {
         refresh_grace: Duration::ZERO,
         secret: "a secret of more than thirty-two bytes!".into(),
         trusted_secrets: Vec::new(),
+        issuers: Vec::new(),
     };
     Stage { identity: Identity::new(store, &settings), _folder: folder }
 }

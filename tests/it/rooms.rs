@@ -13,13 +13,15 @@ use std::{
 use crate::house::files;
 
 /// Crates that one room owns.
-const OWNERS: [(&str, &str); 6] = [
+const OWNERS: [(&str, &str); 8] = [
     ("fred", "live"),
     ("sqlx", "store"),
     ("axum", "http"),
     ("hyper", "http"),
     ("hyper_util", "http"),
     ("prometheus_client", "metrics"),
+    ("jsonwebtoken", "identity"),
+    ("reqwest", "identity"),
 ];
 
 /// Each room with the rooms it may import.

@@ -1,6 +1,7 @@
 //! Settings: each a flag and an environment variable, checked before anything starts.
 
 mod doors;
+mod issuers;
 mod parse;
 mod secret;
 mod tokens;
@@ -17,14 +18,6 @@ pub use tokens::{SECRET_BYTES, TokenSettings};
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Who may knock, and how.
-    #[command(flatten)]
-    pub doors: DoorSettings,
-
-    /// Whose tokens are taken.
-    #[command(flatten)]
-    pub tokens: TokenSettings,
-
     /// postgres://… or sqlite://… [default: an SQLite file in the data folder]
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub database_url: Option<Secret>,
@@ -58,7 +51,7 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
 
-    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit` or http. For the test
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit`, keys or http. For the test
     /// that shows that the process ends
     #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
     pub panic_in: Option<String>,
@@ -67,6 +60,15 @@ pub struct Settings {
     /// shows what it is worth
     #[arg(long, env = "PRESENCE_WITHOUT_SWEEPER", global = true, hide = true)]
     pub without_sweeper: bool,
+
+    // Last: the heading of a group stands over whatever follows it in `--help`.
+    /// Who may knock, and how.
+    #[command(flatten)]
+    pub doors: DoorSettings,
+
+    /// Whose tokens are taken.
+    #[command(flatten)]
+    pub tokens: TokenSettings,
 }
 
 /// What a `postgres://` URL may carry behind its question mark. Others would be ignored, and their values logged.

@@ -39,6 +39,10 @@ pub(super) fn grace(text: &str) -> Read<Duration> {
     span(text, "0s", "5m")
 }
 
+pub(super) fn jwks_refresh(text: &str) -> Read<Duration> {
+    span(text, "1s", "1d")
+}
+
 pub(super) fn shutdown_timeout(text: &str) -> Read<Duration> {
     span(text, "1s", "5m")
 }

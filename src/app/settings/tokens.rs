@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::issuers::IssuerFlags;
 use super::{Secret, parse};
 use crate::identity;
 
@@ -33,6 +34,10 @@ pub struct TokenSettings {
     /// For how long after its first use a refresh token may be used again: two tabs, not theft (0 to 5m)
     #[arg(long, env = "PRESENCE_REFRESH_GRACE", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::grace)]
     pub refresh_grace: Duration,
+
+    /// Who else's are.
+    #[command(flatten)]
+    pub issuers: IssuerFlags,
 }
 
 impl TokenSettings {
@@ -44,20 +49,21 @@ impl TokenSettings {
             "PRESENCE_JWT_SECRET (--jwt-secret) must be {SECRET_BYTES} bytes or more; make one with: openssl rand -hex 32"
         );
         anyhow::ensure!(
-            self.trusted_secrets.iter().all(long_enough),
-            "each of PRESENCE_TRUSTED_SECRETS (--trusted-secrets) must be {SECRET_BYTES} bytes or more, separated by commas"
+            self.trusted_secrets.iter().all(|secret| secret.reveal().is_empty() || long_enough(secret)),
+            "each of PRESENCE_TRUSTED_SECRETS (--trusted-secrets) must be {SECRET_BYTES} bytes or more, separated by commas (so none can hold one)"
         );
-        Ok(())
+        self.issuers.read().map(drop)
     }
 
     /// What identity needs of them, with the secret that signs.
-    pub(in crate::app) fn identity(&self, secret: &Secret) -> identity::Settings {
-        identity::Settings {
+    pub(in crate::app) fn identity(&self, secret: &Secret) -> anyhow::Result<identity::Settings> {
+        Ok(identity::Settings {
             access_ttl: self.access_ttl,
             refresh_ttl: self.refresh_ttl,
             refresh_grace: self.refresh_grace,
             secret: secret.reveal().to_string(),
             trusted_secrets: self.trusted_secrets.iter().map(|secret| secret.reveal().to_string()).collect(),
-        }
+            issuers: self.issuers.read()?,
+        })
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::http::AppState;
 use crate::http::extract::{
-    AccountId, AccountSession, AdminReader, AdminWriter, Reader, SessionName, Writer,
+    AccountId, AccountSession, AdminReader, AdminWriter, Reader, SessionName, TokenEnd, Writer,
 };
 use crate::http::problem::Problem;
 use crate::model::{Action, Actor, Change, Deed, Millis, SessionId, SessionKey, UserId};
@@ -50,15 +50,17 @@ pub async fn end_own(
 }
 
 /// Ends all of the caller's sessions: those that SQL knows, and the one that he speaks by, which may have been minted
-/// elsewhere.
-pub async fn end_all_own(State(state): State<AppState>, Writer(who): Writer) -> Result<StatusCode, Problem> {
-    let mut ended = state.identity.end_sessions(who.user).await?;
-    if let Some(own) = who.sid
-        && !ended.contains(&own)
-    {
-        ended.push(own);
-    }
-    leave_all(&state, who.user, ended).await?;
+/// elsewhere, and for longer than tokens are good here.
+pub async fn end_all_own(
+    State(state): State<AppState>,
+    Writer(who): Writer,
+    TokenEnd(expires_at): TokenEnd,
+) -> Result<StatusCode, Problem> {
+    let ended = state.identity.end_sessions(who.user).await?;
+    let others = ended.into_iter().filter(|sid| who.sid.as_ref() != Some(sid));
+    let left = leave_all(&state, who.user, others).await;
+    state.presence.leave_until(&who, expires_at).await?;
+    left?;
     Ok(StatusCode::NO_CONTENT)
 }
 

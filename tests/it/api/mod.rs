@@ -6,6 +6,8 @@
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |
 //! | [`identity`] | accounts, logins and tokens |
+//! | [`issuers`] | tokens of an existing product and of identity providers, minted by the real packages |
+//! | [`rotation`] | a new secret, which logs nobody out |
 //! | [`sessions`] | logouts, ended sessions, and what a Redis that forgets does to them |
 //! | [`presence`] | heartbeats, activity and expiry |
 //! | [`lists`] | pages, searches and filters |
@@ -18,9 +20,11 @@ mod admin;
 mod attacks;
 mod errors;
 mod identity;
+mod issuers;
 mod lists;
 mod outages;
 mod presence;
+mod rotation;
 mod sessions;
 mod trail;
 
@@ -188,7 +192,10 @@ impl Database {
 fn settings(redis: &RedisServer, database: &Database, mut options: PresencedOptions) -> PresencedOptions {
     options.redis_url = Some(redis.url());
     options.database_url = Some(database.url());
-    options.env.extend([secret_variable(), ("PRESENCE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
+    // Of two values the last wins: a test's own.
+    options
+        .env
+        .splice(0..0, [secret_variable(), ("PRESENCE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())]);
     options
 }
 

@@ -225,6 +225,7 @@ async fn a_task_that_dies_ends_the_process_and_is_named() {
         ("accounts", "the loop 'accounts' has panicked"),
         ("last_seen", "the loop 'last_seen' has panicked"),
         ("http", "the accept loop has ended"),
+        ("keys", "the keeper of the issuers' keys has ended"),
         ("group_commit", "a worker of the group commit has died"),
     ] {
         let options = PresencedOptions {

@@ -13,6 +13,7 @@
 //! | [`dice`] | chance that can be repeated |
 //! | [`proxy`] | a TCP proxy that cuts connections in the middle of a command |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
+//! | [`provider`] | an identity provider's keys on a web server that can fail in every way |
 //! | [`python`] | the real packages of the existing product |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
@@ -28,6 +29,7 @@ pub mod mint;
 pub mod poll;
 pub mod postgres;
 pub mod process;
+pub mod provider;
 pub mod proxy;
 pub mod python;
 pub mod redis;

@@ -1,10 +1,11 @@
-//! Tables of good and forged tokens.
+//! Tables of good and forged tokens that are signed with a shared secret.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::identity::token::MAX_LEN;
 
 const SECRET: &str = "a secret of more than thirty-two bytes!";
 const NOW_S: i64 = 1_768_473_000;
@@ -166,7 +167,7 @@ fn claims_given_twice_are_refused() {
 #[test]
 fn a_ring_shows_no_secret() {
     let shown = format!("{:?}", ring());
-    assert_eq!(shown, "Keyring { trusted: 2, .. }");
+    assert_eq!(shown, "Keyring { trusted: 2, issuers: 0, .. }");
 }
 
 proptest! {
