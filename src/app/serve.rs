@@ -84,7 +84,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     announce(&listener, admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let failing = presence.clone();
-    let router = http::router(AppState { presence, identity: identity.clone(), metrics: Arc::new(metrics) });
+    let router = http::router(AppState {
+        presence,
+        identity: identity.clone(),
+        metrics: Arc::new(metrics),
+        trusted_proxies: settings.doors.trusted_proxies.clone(),
+    });
     let grace = Farewell::for_requests(settings.shutdown_timeout);
     let mut server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, grace));
     let outcome = loop {

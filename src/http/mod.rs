@@ -29,6 +29,7 @@ use crate::presence::PresenceService;
 use handlers::{admin, health, identity, presence};
 use problem::Problem;
 
+pub use client::TrustedProxies;
 pub use server::serve;
 
 /// What the handlers ask.
@@ -40,6 +41,8 @@ pub struct AppState {
     pub identity: Identity,
     /// What is counted.
     pub metrics: Arc<Registry>,
+    /// Whose word about the client's address counts.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The routes. Paths stand here without their trailing slash; each answers with it too. What changes SQL and then Redis

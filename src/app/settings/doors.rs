@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::parse;
+use crate::http::TrustedProxies;
 
 /// The settings of the doors.
 #[derive(Debug, Clone, Args)]
@@ -20,4 +21,16 @@ pub struct DoorSettings {
         value_parser = parse::address
     )]
     pub listen: SocketAddr,
+
+    /// Reverse proxies whose `X-Forwarded-For` says who the client is: addresses or networks, comma-separated
+    #[arg(
+        long,
+        env = "PRESENCE_TRUSTED_PROXIES",
+        default_value = "",
+        hide_default_value = true,
+        global = true,
+        value_name = "NETWORKS",
+        value_parser = TrustedProxies::parse
+    )]
+    pub trusted_proxies: TrustedProxies,
 }
