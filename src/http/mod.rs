@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+pub mod cors;
 pub mod extract;
 mod guard;
 pub mod handlers;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::identity::Identity;
@@ -30,7 +31,9 @@ use handlers::{admin, health, identity, presence};
 use problem::Problem;
 
 pub use client::TrustedProxies;
-pub use server::serve;
+pub use cors::Origins;
+pub use guard::Guard;
+pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 
 /// What the handlers ask.
 #[derive(Clone)]
@@ -74,8 +77,8 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
 }
 
 /// The service as axum sees it.
-pub fn router(state: AppState) -> Router {
-    assemble(table(), state)
+pub fn router(state: AppState, guard: Guard) -> Router {
+    assemble(table(), state, guard)
 }
 
 fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
@@ -86,6 +89,7 @@ fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> Method
 fn assemble<S: Clone + Send + Sync + 'static>(
     table: Vec<(&'static str, MethodRouter<S>)>,
     state: S,
+    guard: Guard,
 ) -> Router {
     table
         .into_iter()
@@ -94,7 +98,7 @@ fn assemble<S: Clone + Send + Sync + 'static>(
         })
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(guard, guard::guard))
         .with_state(state)
 }
 
@@ -129,7 +133,7 @@ mod tests {
             ("/panic", get(panics)),
             ("/carried/panic", carried(get(panics))),
         ];
-        assemble(table, ())
+        assemble(table, (), Guard::default())
     }
 
     async fn send(method: &str, path: &str) -> axum::response::Response {
@@ -202,7 +206,7 @@ mod tests {
             released.wait_for(|go| *go).await.unwrap();
             ended.send(()).await.unwrap();
         };
-        let router = assemble(vec![("/logout", carried(post(handler)))], ());
+        let router = assemble(vec![("/logout", carried(post(handler)))], (), Guard::default());
         let request = Request::post("/logout").body(Body::empty()).unwrap();
         let client = tokio::spawn(router.oneshot(request));
         is_in.recv().await.unwrap();
@@ -213,9 +217,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_may_be_kept() {
+    async fn no_answer_may_be_kept_sniffed_or_framed() {
         for path in ["/things", "/nothing", "/panic"] {
-            assert_eq!(send("GET", path).await.headers()["cache-control"], "no-store", "{path}");
+            let headers = send("GET", path).await.headers().clone();
+            assert_eq!(headers["cache-control"], "no-store", "{path}");
+            assert_eq!(headers["x-content-type-options"], "nosniff");
+            assert_eq!(headers["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
+            assert_eq!(headers["referrer-policy"], "no-referrer");
+            assert_eq!(headers["cross-origin-resource-policy"], "same-origin");
+            assert!(!headers.contains_key("strict-transport-security") && !headers.contains_key("vary"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_handler_may_say_otherwise() {
+        let page = async || ([("content-security-policy", "default-src 'self'")], "page");
+        let guard = Guard { tls: true, ..Guard::default() };
+        let router = assemble(vec![("/page", get(page))], (), guard);
+        let request = Request::get("/page").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let policies: Vec<_> = response.headers().get_all("content-security-policy").iter().collect();
+        assert_eq!(policies, ["default-src 'self'"]);
+        assert_eq!(response.headers()["strict-transport-security"], "max-age=31536000");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_a_problem() {
+        let ask = async |path: String, header: &str| {
+            let request = Request::get(path).header("x", header).body(Body::empty()).unwrap();
+            parts(router().oneshot(request).await.unwrap()).await.0
+        };
+        assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 9)), "").await, 404);
+        assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 8)), "").await, 414);
+        assert_eq!(ask("/nothing".into(), &"x".repeat(32 * 1024 - 1)).await, 404);
+        assert_eq!(ask("/nothing".into(), &"x".repeat(32 * 1024)).await, 431);
     }
 }

@@ -1,78 +1,105 @@
-//! The accept loop: HTTP/1.1 with keep-alive, bounds on slow clients, and an end within its grace.
+//! The accept loop: a bounded number of connections, each with bounds on how slow its client may be, and an end within
+//! its grace.
+//!
+//! Where as many connections are open as may be, a newcomer takes the place of one without a request in hand: of one that
+//! has never been answered before one that has, and of the one that has been silent for longest. So a flood of
+//! connections that say nothing displaces itself, and leaves those who send heartbeats alone. Where every connection has a
+//! request in hand, newcomers wait.
+
+mod connection;
+mod held;
+mod patience;
+mod tls;
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::client::Peer;
 use crate::presence::drill::drill;
+use connection::Speaker;
+use held::Held;
+use patience::{Clock, Watch};
 
-/// How long a connection may take for the head of its next request, idling included: hyper counts both as one. Longer
-/// than two heartbeats, so that clients keep their connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// The largest head of a request, bytes.
-const MAX_HEAD: usize = 64 * 1024;
+pub use patience::Patience;
+pub use tls::{PemPair, Tls, TlsError};
+
 /// How long accepting rests where the process is out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Who is let in, and how.
+#[derive(Debug)]
+pub struct Doors {
+    /// TLS, where it is spoken.
+    pub tls: Option<Tls>,
+    /// Connections at once, those in a handshake included.
+    pub max_connections: usize,
+    /// How slow clients may be.
+    pub patience: Patience,
+}
 
 /// Serves `router` on `listener` until `shutdown` is done, then answers what is under way for `grace` at most, and
 /// cuts off what is left.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    doors: Doors,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
-    let connections = GracefulShutdown::new();
-    let mut tasks = JoinSet::new();
+    let Doors { tls, max_connections, patience } = doors;
+    let speaker = Speaker::new(router, tls.as_ref().map(Tls::acceptor));
+    let (clock, connections) = (Clock::default(), GracefulShutdown::new());
+    let mut held = Held::new(max_connections);
+    let mut waiting: Option<(TcpStream, SocketAddr)> = None;
+    let mut tick = interval(patience.tick);
+    // A process that was stopped for a while has not been waited for.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = std::pin::pin!(renew(tls));
     let mut shutdown = std::pin::pin!(shutdown);
     drill("http");
     loop {
+        if let Some((stream, peer)) = waiting.take_if(|_| held.makes_room()) {
+            let watch = Arc::new(Watch::new(clock.clone(), speaker.first_stage()));
+            held.hold(watch.clone(), speaker.clone().serve(stream, peer, watch, connections.watcher()));
+        }
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let router = router.clone().layer(Extension(Peer(peer)));
-                    let serving = serve_connection(&http, stream, router);
-                    let serving = connections.watch(serving);
-                    tasks.spawn(async move {
-                        if let Err(error) = serving.await {
-                            // Clients hang up as they please.
-                            tracing::debug!(%error, "a connection ended early");
-                        }
-                    });
-                }
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok(accepted) => waiting = Some(accepted),
                 Err(error) => rest_after(&error).await,
             },
-            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            () = held.next_end() => {}
+            _ = tick.tick() => {
+                clock.advance();
+                held.close(|watch| watch.is_late(&patience));
+            }
+            () = &mut renewal => {}
             () = &mut shutdown => break,
         }
     }
-    drop(listener);
-    let open = tasks.len();
-    tracing::info!(open, "no more connections are accepted");
-    if tokio::time::timeout(grace, connections.shutdown()).await.is_err() {
+    drop((listener, waiting));
+    tracing::info!(open = held.len(), "no more connections are accepted");
+    held.close(Watch::dawdles);
+    let over = async {
+        connections.shutdown().await;
+    };
+    if tokio::time::timeout(grace, over).await.is_err() {
         tracing::warn!("connections were cut off: their requests took longer than the grace");
     }
-    tasks.shutdown().await;
+    held.end().await;
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
-
-fn serve_connection(http: &http1::Builder, stream: TcpStream, router: Router) -> Connection {
-    // An answer is one small write: Nagle would only hold it back.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was refused");
+/// Never done: there may always be another certificate.
+async fn renew(tls: Option<Tls>) {
+    match tls {
+        Some(tls) => match tls.follow().await {},
+        None => std::future::pending().await,
     }
-    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }
 
 /// A connection that died while it waited is nobody's loss; anything else, like a lack of file descriptors, will be
@@ -101,13 +128,22 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
     async fn start(router: Router, grace: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let doors = Doors { tls: None, max_connections: 100, patience: Patience::default() };
+        start_with(doors, router, grace).await
+    }
+
+    async fn start_with(
+        doors: Doors,
+        router: Router,
+        grace: Duration,
+    ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
-        (address, stop, tokio::spawn(serve(listener, router, shutdown, grace)))
+        (address, stop, tokio::spawn(serve(listener, router, doors, shutdown, grace)))
     }
 
     async fn read_until(stream: &mut TcpStream, end: &str) -> String {
