@@ -18,14 +18,16 @@ const SAY_AGAIN: Duration = Duration::from_mins(1);
 /// The tasks of all connections, with their watches.
 pub(super) struct Held {
     most: usize,
-    open: HashMap<Id, (Arc<Watch>, AbortHandle)>,
+    /// With the number of its arrival: a tick may bring thousands.
+    open: HashMap<Id, (Arc<Watch>, AbortHandle, u64)>,
+    arrived: u64,
     tasks: JoinSet<()>,
     said: Option<Instant>,
 }
 
 impl Held {
     pub(super) fn new(most: usize) -> Self {
-        Self { most: most.max(1), open: HashMap::new(), tasks: JoinSet::new(), said: None }
+        Self { most: most.max(1), open: HashMap::new(), arrived: 0, tasks: JoinSet::new(), said: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -35,7 +37,8 @@ impl Held {
     /// Serves a connection.
     pub(super) fn hold(&mut self, watch: Arc<Watch>, serving: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(serving);
-        self.open.insert(handle.id(), (watch, handle));
+        self.arrived += 1;
+        self.open.insert(handle.id(), (watch, handle, self.arrived));
     }
 
     /// Done when a connection has ended; for ever waiting where there is none.
@@ -49,7 +52,7 @@ impl Held {
 
     /// Closes those of which this is true.
     pub(super) fn close(&mut self, which: impl Fn(&Watch) -> bool) {
-        self.open.retain(|_, (watch, handle)| {
+        self.open.retain(|_, (watch, handle, _)| {
             let goes = which(watch);
             if goes {
                 tracing::debug!(stage = ?watch.stage(), "a connection took too long, and is closed");
@@ -72,15 +75,17 @@ impl Held {
                  PRESENCE_MAX_CONNECTIONS sets the number"
             );
         }
-        let mut row: Vec<_> =
-            self.open.iter().filter_map(|(id, (watch, _))| Some((watch.rank()?, *id))).collect();
+        let place = |(id, (watch, _, arrival)): (&Id, &(Arc<Watch>, AbortHandle, u64))| {
+            Some(((watch.rank()?, *arrival), *id))
+        };
+        let mut row: Vec<_> = self.open.iter().filter_map(place).collect();
         if row.is_empty() {
             return false;
         }
         let last = (self.most / PART).min(row.len() - 1);
-        row.select_nth_unstable_by_key(last, |(rank, _)| *rank);
+        row.select_nth_unstable_by_key(last, |(place, _)| *place);
         for (_, id) in &row[..=last] {
-            if let Some((_, handle)) = self.open.remove(id) {
+            if let Some((_, handle, _)) = self.open.remove(id) {
                 handle.abort();
             }
         }

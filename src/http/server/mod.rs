@@ -9,6 +9,8 @@
 mod connection;
 mod held;
 mod patience;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::io;
@@ -111,104 +113,4 @@ async fn rest_after(error: &io::Error) {
     }
     tracing::error!(%error, "a connection could not be accepted");
     tokio::time::sleep(ACCEPT_REST).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::oneshot;
-    use tokio::task::JoinHandle;
-    use tokio::time::Instant;
-
-    use super::*;
-
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-
-    async fn start(router: Router, grace: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-        let doors = Doors { tls: None, max_connections: 100, patience: Patience::default() };
-        start_with(doors, router, grace).await
-    }
-
-    async fn start_with(
-        doors: Doors,
-        router: Router,
-        grace: Duration,
-    ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let shutdown = async {
-            let _ = stopped.await;
-        };
-        (address, stop, tokio::spawn(serve(listener, router, doors, shutdown, grace)))
-    }
-
-    async fn read_until(stream: &mut TcpStream, end: &str) -> String {
-        let mut text = String::new();
-        while !text.ends_with(end) {
-            let mut bytes = [0; 1024];
-            match stream.read(&mut bytes).await.unwrap() {
-                0 => break,
-                length => text.push_str(std::str::from_utf8(&bytes[..length]).unwrap()),
-            }
-        }
-        text
-    }
-
-    #[tokio::test]
-    async fn a_connection_is_kept_for_more_requests_and_an_idle_one_ends_with_the_server() {
-        let router = Router::new().route("/", get(async || "hello"));
-        let (address, stop, server) = start(router, Duration::from_mins(1)).await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        for _ in 0..3 {
-            client.write_all(REQUEST).await.unwrap();
-            assert!(read_until(&mut client, "hello").await.starts_with("HTTP/1.1 200 OK"));
-        }
-        let begun = Instant::now();
-        stop.send(()).unwrap();
-        server.await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(30), "an idle connection does not use up the grace");
-        assert_eq!(read_until(&mut client, "\0").await, "", "it is closed");
-        assert!(TcpStream::connect(address).await.is_err(), "and no other is accepted");
-    }
-
-    #[tokio::test]
-    async fn a_request_under_way_is_answered_within_the_grace() {
-        let (entered, mut is_in) = tokio::sync::mpsc::channel::<()>(1);
-        let (release, released) = tokio::sync::watch::channel(false);
-        let handler = async move || {
-            let mut released = released.clone();
-            entered.send(()).await.unwrap();
-            released.wait_for(|go| *go).await.unwrap();
-            "at last"
-        };
-        let (address, stop, server) =
-            start(Router::new().route("/", get(handler)), Duration::from_mins(1)).await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(REQUEST).await.unwrap();
-        is_in.recv().await.unwrap();
-        stop.send(()).unwrap();
-        release.send(true).unwrap();
-        assert!(read_until(&mut client, "at last").await.ends_with("at last"));
-        server.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
-        let (entered, mut is_in) = tokio::sync::mpsc::channel::<()>(1);
-        let handler = async move || {
-            entered.send(()).await.unwrap();
-            std::future::pending::<()>().await;
-        };
-        let (address, stop, server) =
-            start(Router::new().route("/", get(handler)), Duration::from_millis(50)).await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(REQUEST).await.unwrap();
-        is_in.recv().await.unwrap();
-        stop.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(30), server).await.unwrap().unwrap();
-    }
 }

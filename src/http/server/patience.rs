@@ -170,10 +170,13 @@ impl Watch {
         self.in_hand.load(Relaxed) == 0 && self.stage() != Stage::Idle && self.age() > 1
     }
 
-    /// The place in the row of those that go where there are too many, smallest first: whoever has never been answered
-    /// before whoever has, the longest at it first. `None` with a request in hand, which nobody may lose.
+    /// The place in the row of those that go where there are too many, smallest first, of equals the oldest: whoever has
+    /// never been answered, however much of a head has come, before whoever has, the longest silent first. `None` with a
+    /// request in hand, which nobody may lose.
     pub(super) fn rank(&self) -> Option<(bool, u32)> {
-        (self.in_hand.load(Relaxed) == 0).then(|| (!self.stage().is_new(), self.since.load(Relaxed)))
+        let is_new = self.stage().is_new();
+        let since = if is_new { 0 } else { self.since.load(Relaxed) };
+        (self.in_hand.load(Relaxed) == 0).then_some((!is_new, since))
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`proxy`] | a TCP proxy that cuts connections in the middle of a command |
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
 //! | [`python`] | the real packages of the existing product |
+//! | [`tls`] | certificates, and clients that trust them |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
 //! No system service is used, and a missing server is a failure, never a skip. `scripts/install test` installs what
@@ -34,3 +35,4 @@ pub mod redis;
 pub mod session;
 pub mod sql;
 pub mod tether;
+pub mod tls;
