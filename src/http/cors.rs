@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 
 /// What a request from elsewhere may carry.
 static REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
@@ -29,10 +32,24 @@ enum Inner {
 
 /// A request as far as its origin matters.
 #[derive(Debug)]
-pub(super) struct Call {
+struct Call {
     /// What `Access-Control-Allow-Origin` says.
     allowed: HeaderValue,
     is_question: bool,
+}
+
+/// Stands around the whole router, for it is axum that lists the methods of a path, after every layer.
+pub(super) async fn cors(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    let call = origins.call(request.method(), request.headers());
+    let response = next.run(request).await;
+    let mut response = match call {
+        Some(call) => call.grant(response),
+        None => response,
+    };
+    if origins.vary() {
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    response
 }
 
 impl Origins {
@@ -60,8 +77,13 @@ impl Origins {
         }
     }
 
+    /// Whether there are any.
+    pub(super) fn are_any(&self) -> bool {
+        self.0 != Inner::None
+    }
+
     /// Looks at a request: `None` where its origin gives it no rights.
-    pub(super) fn call(&self, method: &Method, headers: &HeaderMap) -> Option<Call> {
+    fn call(&self, method: &Method, headers: &HeaderMap) -> Option<Call> {
         let origin = || headers.get(header::ORIGIN);
         let allowed = match &self.0 {
             Inner::None => None,
@@ -74,29 +96,27 @@ impl Origins {
     }
 
     /// Whether answers differ from origin to origin.
-    pub(super) const fn vary(&self) -> bool {
+    const fn vary(&self) -> bool {
         matches!(self.0, Inner::These(_))
     }
 }
 
 impl Call {
     /// Gives the answer its rights, or turns it into that to a browser's question.
-    pub(super) fn grant(self, response: Response) -> Response {
-        let mut response = match (self.is_question, response.headers().get(header::ALLOW)) {
-            (true, Some(methods)) => {
-                let granted: [(HeaderName, HeaderValue); 3] = [
-                    (header::ACCESS_CONTROL_ALLOW_METHODS, methods.clone()),
-                    (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS.clone()),
-                    (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE.clone()),
-                ];
-                (StatusCode::NO_CONTENT, granted).into_response()
-            }
-            _ => response,
-        };
-        let headers = response.headers_mut();
+    fn grant(self, response: Response) -> Response {
+        let (mut head, mut body) = response.into_parts();
+        let headers = &mut head.headers;
+        if let (true, Some(methods)) = (self.is_question, headers.get(header::ALLOW).cloned()) {
+            (head.status, body) = (StatusCode::NO_CONTENT, Body::empty());
+            headers.remove(header::CONTENT_TYPE);
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS.clone());
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE.clone());
+        }
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.allowed);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED.clone());
-        response
+        Response::from_parts(head, body)
     }
 }
 

@@ -32,7 +32,7 @@ static HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// How the outside is met.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
-    /// Whose scripts may call.
+    /// Whose scripts may call (`cors`).
     pub origins: Origins,
     /// Whether clients speak TLS with this process.
     pub tls: bool,
@@ -40,24 +40,17 @@ pub struct Guard {
 
 /// Refuses heads that are too long, turns a panic into a 500, and gives each answer its headers.
 pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let call = guard.origins.call(request.method(), request.headers());
     let mut response = match too_long(request.uri(), request.headers()) {
         None => answer(request, next).await,
         Some(problem) => problem.into_response(),
     };
-    if let Some(call) = call {
-        response = call.grant(response);
-    }
     let headers = response.headers_mut();
-    headers.reserve(HEADERS.len() + 2);
+    headers.reserve(HEADERS.len() + 1);
     for (name, value) in &HEADERS {
         headers.entry(name).or_insert_with(|| value.clone());
     }
     if guard.tls {
         headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| HSTS.clone());
-    }
-    if guard.origins.vary() {
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     response
 }

@@ -91,7 +91,8 @@ fn assemble<S: Clone + Send + Sync + 'static>(
     state: S,
     guard: Guard,
 ) -> Router {
-    table
+    let origins = guard.origins.clone();
+    let router = table
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| {
             router.route(path, methods.clone()).route(&format!("{path}/"), methods)
@@ -99,7 +100,11 @@ fn assemble<S: Clone + Send + Sync + 'static>(
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(guard, guard::guard))
-        .with_state(state)
+        .with_state(state);
+    if !origins.are_any() {
+        return router;
+    }
+    Router::new().fallback_service(router).layer(from_fn_with_state(origins, cors::cors))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

@@ -61,6 +61,8 @@ async fn an_origin_of_the_setting_may_call_every_path_with_its_methods() {
         assert_eq!(headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(headers["access-control-max-age"], "7200");
         assert!(!headers.contains_key("access-control-allow-credentials"));
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert!(!headers.contains_key("content-type"), "there is no body: {headers:?}");
     }
     // Answers and refusals alike can be read.
     for (path, status) in [("/healthz", 200), ("me/", 401), ("/nothing", 404)] {

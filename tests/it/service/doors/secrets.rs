@@ -41,7 +41,8 @@ fn env(more: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn a_whole_life_at_the_loudest_log_shows_no_secret() {
-    let redis = RedisServer::start(&["--requirepass", REDIS]).await;
+    let redis = RedisServer::start(&[]).await;
+    redis.cli(&["CONFIG", "SET", "requirepass", REDIS]);
     let service = Presenced::start(PresencedOptions {
         redis_url: Some(redis.url().replace("redis://", &format!("redis://:{REDIS}@"))),
         env: env(&[]),
@@ -114,7 +115,10 @@ async fn servers_that_are_not_there_are_complained_of_without_their_passwords() 
     let api = Api::new(service.base_url());
     let (status, body, _) = api.get("/readyz", None).await;
     assert_eq!(status, 503);
-    assert_eq!(body["checks"], json!({"redis": "unreachable", "database": "unreachable"}));
+    assert_eq!(body["checks"]["redis"], "unreachable");
+    // Whichever comes first: the refusal of the last attempt, or the end of the patience.
+    let database = body["checks"]["database"].as_str().unwrap();
+    assert!(["unreachable", "no answer in time"].contains(&database), "{body}");
     let (_, body, _) = api.post("login/", None, &json!({"username": "ada", "password": WRONG})).await;
     assert_clean(&body.to_string(), &[]);
     assert_eq!(service.terminate().await, 0);
