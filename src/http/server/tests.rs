@@ -223,3 +223,69 @@ async fn where_all_have_requests_in_hand_newcomers_wait() {
         assert!(read_until(client, "at last").await.ends_with("at last"));
     }
 }
+
+/// A server that speaks TLS, and a client that trusts it.
+async fn start_tls(
+    patience: Patience,
+    router: Router,
+) -> (String, oneshot::Sender<()>, JoinHandle<()>, reqwest::Client, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let pair = PemPair { certificate: folder.path().join("certificate"), key: folder.path().join("key") };
+    std::fs::write(&pair.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&pair.key, made.signing_key.serialize_pem()).unwrap();
+    let doors = Doors { tls: Some(Tls::load(pair).unwrap()), max_connections: 100, patience };
+    let (address, stop, server) = start_with(doors, router, Duration::from_mins(1)).await;
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    (format!("https://{address}/"), stop, server, client, folder)
+}
+
+#[tokio::test]
+async fn requests_under_way_over_http_2_are_answered_within_the_grace() {
+    let (entered, mut is_in) = tokio::sync::mpsc::channel::<()>(3);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let handler = async move || {
+        let mut released = released.clone();
+        entered.send(()).await.unwrap();
+        released.wait_for(|go| *go).await.unwrap();
+        "at last"
+    };
+    let router = Router::new().route("/", get(handler)).route("/hello", get(async || "hello"));
+    let (url, stop, server, client, _folder) = start_tls(Patience::default(), router).await;
+    // One connection, so that all three are streams of it.
+    client.get(format!("{url}hello")).send().await.unwrap();
+    let asked: Vec<_> = (0..3).map(|_| tokio::spawn(client.get(&url).send())).collect();
+    for _ in 0..3 {
+        is_in.recv().await.unwrap();
+    }
+    stop.send(()).unwrap();
+    release.send(true).unwrap();
+    for answer in asked {
+        let answer = answer.await.unwrap().unwrap();
+        assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+        assert_eq!(answer.text().await.unwrap(), "at last");
+    }
+    tokio::time::timeout(Duration::from_secs(30), server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_http_2_connection_is_kept_while_requests_come_and_ended_when_none_do() {
+    let patience = Patience { head: Duration::from_secs(60), idle: Duration::from_millis(1_500), ..short() };
+    let ports = Router::new().route(
+        "/",
+        get(async |request: axum::extract::Request| {
+            request.extensions().get::<crate::http::client::Peer>().unwrap().0.port().to_string()
+        }),
+    );
+    let (url, _stop, _server, client, _folder) = start_tls(patience, ports).await;
+    let port = async || client.get(&url).send().await.unwrap().text().await.unwrap();
+    let first = port().await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(port().await, first, "the same connection");
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_ne!(port().await, first, "another connection");
+}
