@@ -87,12 +87,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     announce(&listener, doors.tls.is_some(), admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let failing = presence.clone();
-    let state = AppState {
-        presence,
-        identity: identity.clone(),
-        metrics: Arc::new(metrics),
-        trusted_proxies: settings.doors.trusted_proxies.clone(),
-    };
+    let state = state(settings, presence, identity.clone(), metrics);
     let router = http::router(state, settings.doors.guard());
     let grace = Farewell::for_requests(settings.shutdown_timeout);
     let mut server = tokio::spawn(http::serve(listener, router, doors, async { drop(stopped.await) }, grace));
@@ -132,6 +127,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     end(embedded, farewell).await;
     tracing::debug!("stopped");
     outcome
+}
+
+/// What the handlers ask.
+fn state(settings: &Settings, presence: PresenceService, identity: Identity, metrics: Registry) -> AppState {
+    let trusted_proxies = settings.doors.trusted_proxies.clone();
+    AppState { presence, identity, metrics: Arc::new(metrics), trusted_proxies }
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future is done when one has come.

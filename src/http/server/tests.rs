@@ -101,7 +101,7 @@ fn short() -> Patience {
     Patience {
         handshake: Duration::from_millis(200),
         head: Duration::from_millis(200),
-        idle: Duration::from_secs(60),
+        idle: Duration::from_mins(1),
         write: Duration::from_millis(200),
         tick: Duration::from_millis(10),
     }
@@ -170,7 +170,7 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
 
 #[tokio::test]
 async fn where_there_are_too_many_those_who_said_nothing_make_room() {
-    let patience = Patience { head: Duration::from_secs(60), ..short() };
+    let patience = Patience { head: Duration::from_mins(1), ..short() };
     let doors = Doors { tls: None, max_connections: 8, patience };
     let (address, _stop, _server) = start_with(doors, hello(), Duration::from_secs(1)).await;
     let mut kept = TcpStream::connect(address).await.unwrap();
@@ -272,7 +272,7 @@ async fn requests_under_way_over_http_2_are_answered_within_the_grace() {
 
 #[tokio::test]
 async fn an_http_2_connection_is_kept_while_requests_come_and_ended_when_none_do() {
-    let patience = Patience { head: Duration::from_secs(60), idle: Duration::from_millis(1_500), ..short() };
+    let patience = Patience { head: Duration::from_mins(1), idle: Duration::from_millis(1_500), ..short() };
     let ports = Router::new().route(
         "/",
         get(async |request: axum::extract::Request| {

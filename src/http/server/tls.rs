@@ -143,7 +143,7 @@ impl Tls {
     /// Takes what the files hold from now on, whenever that changes. What cannot be used leaves the former certificate
     /// in use, and is said once.
     pub(super) async fn follow(mut self) -> Infallible {
-        let mut renewal = Renewal { seen: Some(self.loaded.clone()), in_trouble: None };
+        let mut renewal = Renewal { seen: Some(self.loaded.clone()), state: Files::Good };
         loop {
             tokio::time::sleep(LOOK).await;
             let pair = self.pair.clone();
@@ -157,12 +157,14 @@ impl Tls {
     fn take(&mut self, read: Result<Content, TlsError>, renewal: &mut Renewal) {
         let content = match read {
             Ok(content) => content,
-            Err(error) => return renewal.trouble(None, &error),
+            Err(error) => return renewal.trouble(Files::Unreadable, &error),
         };
         // Seen twice: of two files that are replaced one after the other, the first alone fits nothing.
-        let settled = renewal.seen.as_ref() == Some(&content);
-        renewal.seen = Some(content.clone());
-        if !settled || renewal.in_trouble.as_ref() == Some(&Some(content.clone())) {
+        if renewal.seen.as_ref() != Some(&content) {
+            renewal.seen = Some(content);
+            return;
+        }
+        if matches!(&renewal.state, Files::Bad(bad) if *bad == content) {
             return;
         }
         if content != self.loaded {
@@ -172,10 +174,10 @@ impl Tls {
                     self.loaded = content;
                     tracing::info!(certificate = %self.pair.certificate.display(), "a new certificate is in use");
                 }
-                Err(error) => return renewal.trouble(Some(content), &error),
+                Err(error) => return renewal.trouble(Files::Bad(content), &error),
             }
         }
-        if renewal.in_trouble.take().is_some() {
+        if std::mem::replace(&mut renewal.state, Files::Good) != Files::Good {
             tracing::info!("the TLS certificate and its key are good again");
         }
     }
@@ -185,15 +187,26 @@ impl Tls {
 struct Renewal {
     /// What was seen last.
     seen: Option<Content>,
-    /// What has been found to be no good, and said to be: `None` inside where it could not be read.
-    in_trouble: Option<Option<Content>>,
+    /// What has been said of them.
+    state: Files,
+}
+
+/// What is known of the files.
+#[derive(PartialEq, Eq)]
+enum Files {
+    /// In use.
+    Good,
+    /// Not there, or not to be read.
+    Unreadable,
+    /// There, and no good.
+    Bad(Content),
 }
 
 impl Renewal {
-    fn trouble(&mut self, content: Option<Content>, error: &TlsError) {
-        if self.in_trouble.as_ref() != Some(&content) {
+    fn trouble(&mut self, state: Files, error: &TlsError) {
+        if self.state != state {
             tracing::error!(%error, "the TLS files cannot be used: the former certificate stays in use");
-            self.in_trouble = Some(content);
+            self.state = state;
         }
     }
 }
