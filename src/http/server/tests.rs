@@ -289,3 +289,21 @@ async fn an_http_2_connection_is_kept_while_requests_come_and_ended_when_none_do
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_ne!(port().await, first, "another connection");
 }
+
+#[tokio::test]
+async fn heads_and_handshakes_that_never_end_do_not_use_up_the_grace() {
+    let patience = Patience { head: Duration::from_mins(1), handshake: Duration::from_mins(1), ..short() };
+    let doors = Doors { tls: None, max_connections: 100, patience };
+    let plain = start_with(doors, hello(), Duration::from_mins(1)).await;
+    let (url, stop, server, _client, _folder) = start_tls(patience, hello()).await;
+    let secure = (url[8..url.len() - 1].parse::<SocketAddr>().unwrap(), stop, server);
+    for (address, stop, server) in [plain, secure] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // Of a request as of a handshake the beginning.
+        client.write_all(&REQUEST[..1]).await.unwrap();
+        // What has only just come is waited for.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stop.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(20), server).await.expect("in good time").unwrap();
+    }
+}
