@@ -15,6 +15,8 @@ use crate::presence::PresenceService;
 use crate::store::{self, Store};
 use crate::tasks::{Context, Counts};
 
+/// The embedded database, in the data folder.
+pub(super) const SQLITE: &str = "presence.db";
 /// Between two attempts to reach SQL at the start.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a command waits for SQL.
@@ -116,7 +118,7 @@ pub(super) fn random_text() -> std::io::Result<String> {
 }
 
 /// Makes a file that only its owner can read, whole or not at all; leaves one that is there already.
-fn write_once(file: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn write_once(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let draft = file.with_extension(format!("{}.tmp", std::process::id()));
@@ -135,7 +137,7 @@ fn write_once(file: &Path, text: &str) -> std::io::Result<()> {
 /// Where SQL is.
 pub(super) fn database_url(settings: &Settings) -> String {
     settings.database_url.as_ref().map_or_else(
-        || format!("sqlite://{}", settings.data_dir.join("presence.db").display()),
+        || format!("sqlite://{}", settings.data_dir.join(SQLITE).display()),
         |url| url.reveal().to_string(),
     )
 }

@@ -4,6 +4,7 @@ mod backing;
 mod cli;
 mod commands;
 mod doctor;
+mod exposure;
 mod farewell;
 mod serve;
 mod settings;

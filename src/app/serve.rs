@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backing::{self, DataFolder};
+use super::exposure;
 use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
 use crate::http::{self, AppState};
@@ -30,6 +31,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         drill::announce(task);
     }
 
+    exposure::refuse_first_start(settings)?;
+    let doors = settings.doors.open()?;
     // Before anything else, so that an address in use is known at once.
     let listener = TcpListener::bind(settings.doors.listen).await.with_context(|| {
         format!(
@@ -64,7 +67,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let mut database = std::pin::pin!(async {
         backing::migrate_in_time(&store).await?;
-        if let Some(admin) = ensure_admin(settings, &identity).await? {
+        if let Some(admin) = ensure_admin(settings, &store, &identity).await? {
             println!("admin password: {}", admin.shown());
         }
         anyhow::Ok(())
@@ -82,12 +85,13 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         counts,
         sweep: !settings.without_sweeper,
     });
-    announce(&listener, admin.as_ref(), embedded.as_ref())?;
+    announce(&listener, doors.tls.is_some(), admin.as_ref(), embedded.as_ref())?;
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let failing = presence.clone();
-    let router = http::router(AppState { presence, identity: identity.clone(), metrics: Arc::new(metrics) });
+    let state = state(settings, presence, identity.clone(), metrics);
+    let router = http::router(state, settings.doors.guard());
     let grace = Farewell::for_requests(settings.shutdown_timeout);
-    let mut server = tokio::spawn(http::serve(listener, router, async { drop(stopped.await) }, grace));
+    let mut server = tokio::spawn(http::serve(listener, router, doors, async { drop(stopped.await) }, grace));
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),
@@ -124,6 +128,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     end(embedded, farewell).await;
     tracing::debug!("stopped");
     outcome
+}
+
+/// What the handlers ask.
+fn state(settings: &Settings, presence: PresenceService, identity: Identity, metrics: Registry) -> AppState {
+    let trusted_proxies = settings.doors.trusted_proxies.clone();
+    AppState { presence, identity, metrics: Arc::new(metrics), trusted_proxies }
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future is done when one has come.
@@ -173,7 +183,8 @@ async fn at_first(
         false
     };
     let database_is_ready = backing::migrate(store).await?;
-    let admin = if database_is_ready { ensure_admin(settings, identity).await? } else { None };
+    exposure::refuse_generated_password(settings, store, database_is_ready).await?;
+    let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
     Ok(First { redis_is_ready, database_is_ready, admin })
 }
 
@@ -207,24 +218,32 @@ impl Admin {
 }
 
 /// Makes the account `admin` where there is no account at all.
-async fn ensure_admin(settings: &Settings, identity: &Identity) -> anyhow::Result<Option<Admin>> {
+async fn ensure_admin(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    identity: &Identity,
+) -> anyhow::Result<Option<Admin>> {
     let made_up = backing::random_text()?[..20].to_string();
     let chosen = settings.admin_password.as_ref().map(Secret::reveal);
     let made = identity
         .ensure_admin(chosen.unwrap_or(&made_up))
         .await
         .context("the account 'admin' could not be made")?;
+    if made && chosen.is_none() {
+        exposure::note_generated_password(settings, store).await?;
+    }
     Ok(made.then(|| Admin { password: chosen.is_none().then_some(made_up) }))
 }
 
 /// What a newcomer needs next, on standard output; logs go to standard error.
 fn announce(
     listener: &TcpListener,
+    tls: bool,
     admin: Option<&Admin>,
     embedded: Option<&EmbeddedRedis>,
 ) -> anyhow::Result<()> {
     use std::io::Write;
-    let address = format!("http://{}", listener.local_addr()?);
+    let address = format!("{}://{}", if tls { "https" } else { "http" }, listener.local_addr()?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "address: {address}")?;
     if let Some(admin) = admin {

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+pub mod cors;
 pub mod extract;
 mod guard;
 pub mod handlers;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::identity::Identity;
@@ -29,7 +30,10 @@ use crate::presence::PresenceService;
 use handlers::{admin, health, identity, presence, sessions, trail};
 use problem::Problem;
 
-pub use server::serve;
+pub use client::TrustedProxies;
+pub use cors::Origins;
+pub use guard::Guard;
+pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 
 /// What the handlers ask.
 #[derive(Clone)]
@@ -40,6 +44,8 @@ pub struct AppState {
     pub identity: Identity,
     /// What is counted.
     pub metrics: Arc<Registry>,
+    /// Whose word about the client's address counts.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The routes. Paths stand here without their trailing slash; each answers with it too. What changes SQL and then Redis
@@ -77,8 +83,8 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
 }
 
 /// The service as axum sees it.
-pub fn router(state: AppState) -> Router {
-    assemble(table(), state)
+pub fn router(state: AppState, guard: Guard) -> Router {
+    assemble(table(), state, guard)
 }
 
 fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
@@ -89,16 +95,22 @@ fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> Method
 fn assemble<S: Clone + Send + Sync + 'static>(
     table: Vec<(&'static str, MethodRouter<S>)>,
     state: S,
+    guard: Guard,
 ) -> Router {
-    table
+    let origins = guard.origins.clone();
+    let router = table
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| {
             router.route(path, methods.clone()).route(&format!("{path}/"), methods)
         })
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn(guard::guard))
-        .with_state(state)
+        .layer(from_fn_with_state(guard, guard::guard))
+        .with_state(state);
+    if !origins.are_any() {
+        return router;
+    }
+    Router::new().fallback_service(router).layer(from_fn_with_state(origins, cors::cors))
 }
 
 async fn unknown_path(uri: Uri) -> Problem {
@@ -132,7 +144,7 @@ mod tests {
             ("/panic", get(panics)),
             ("/carried/panic", carried(get(panics))),
         ];
-        assemble(table, ())
+        assemble(table, (), Guard::default())
     }
 
     async fn send(method: &str, path: &str) -> axum::response::Response {
@@ -205,7 +217,7 @@ mod tests {
             released.wait_for(|go| *go).await.unwrap();
             ended.send(()).await.unwrap();
         };
-        let router = assemble(vec![("/logout", carried(post(handler)))], ());
+        let router = assemble(vec![("/logout", carried(post(handler)))], (), Guard::default());
         let request = Request::post("/logout").body(Body::empty()).unwrap();
         let client = tokio::spawn(router.oneshot(request));
         is_in.recv().await.unwrap();
@@ -216,9 +228,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_may_be_kept() {
+    async fn no_answer_may_be_kept_sniffed_or_framed() {
         for path in ["/things", "/nothing", "/panic"] {
-            assert_eq!(send("GET", path).await.headers()["cache-control"], "no-store", "{path}");
+            let headers = send("GET", path).await.headers().clone();
+            assert_eq!(headers["cache-control"], "no-store", "{path}");
+            assert_eq!(headers["x-content-type-options"], "nosniff");
+            assert_eq!(headers["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
+            assert_eq!(headers["referrer-policy"], "no-referrer");
+            assert_eq!(headers["cross-origin-resource-policy"], "same-origin");
+            assert!(!headers.contains_key("strict-transport-security") && !headers.contains_key("vary"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_handler_may_say_otherwise() {
+        let page = async || ([("content-security-policy", "default-src 'self'")], "page");
+        let guard = Guard { tls: true, ..Guard::default() };
+        let router = assemble(vec![("/page", get(page))], (), guard);
+        let request = Request::get("/page").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let policies: Vec<_> = response.headers().get_all("content-security-policy").iter().collect();
+        assert_eq!(policies, ["default-src 'self'"]);
+        assert_eq!(response.headers()["strict-transport-security"], "max-age=31536000");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_a_problem() {
+        let ask = async |path: String, header: &str| {
+            let request = Request::get(path).header("x", header).body(Body::empty()).unwrap();
+            parts(router().oneshot(request).await.unwrap()).await.0
+        };
+        assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 9)), "").await, 404);
+        assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 8)), "").await, 414);
+        assert_eq!(ask("/nothing".into(), &"x".repeat(32 * 1024 - 1)).await, 404);
+        assert_eq!(ask("/nothing".into(), &"x".repeat(32 * 1024)).await, 431);
     }
 }

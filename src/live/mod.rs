@@ -18,6 +18,7 @@ mod mend;
 mod scripts;
 mod stream;
 
+use std::fmt;
 use std::time::Duration;
 
 pub use audit::{Entries, EntryPlace, MemberPlace, Members, Server, Stock};
@@ -84,8 +85,8 @@ impl From<fred::error::Error> for LiveError {
 
 type Result<T> = std::result::Result<T, LiveError>;
 
-/// How the live set is reached and kept.
-#[derive(Debug, Clone)]
+/// How the live set is reached and kept. Its `Debug` does not show the URL, which may hold a password.
+#[derive(Clone)]
 pub struct Options {
     /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`.
     pub url: String,
@@ -99,4 +100,16 @@ pub struct Options {
     pub instance: String,
     /// How long a command may take.
     pub command_timeout: Duration,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("ttl", &self.ttl)
+            .field("shards", &self.shards)
+            .field("ended_ttl", &self.ended_ttl)
+            .field("instance", &self.instance)
+            .field("command_timeout", &self.command_timeout)
+            .finish_non_exhaustive()
+    }
 }

@@ -103,7 +103,8 @@ pub struct ListQuery {
     pub online_status: Option<OnlineStatus>,
 }
 
-/// Whether each dependency answers; the text says what is wrong.
+/// Whether each dependency answers; the text says in a few words what is wrong, and nothing of where or what it is: anybody
+/// may ask.
 #[derive(Debug, Clone)]
 pub struct Health {
     /// Redis.
@@ -321,14 +322,42 @@ impl PresenceService {
 
     /// Asks each dependency; answers within 2 s whatever their state.
     pub async fn health(&self) -> Health {
-        let redis = async { self.inner.live.takes_writes().await.map_err(|error| error.to_string()) };
-        let database = async { self.inner.store.ping().await.map_err(|error| error.to_string()) };
+        let redis = async {
+            let written = self.inner.live.takes_writes().await;
+            written
+                .inspect_err(|error| tracing::debug!(%error, "Redis is not ready"))
+                .map_err(|error| brief(&error))
+        };
+        let database = async {
+            let answered = self.inner.store.ping().await;
+            answered.map_err(|error| {
+                tracing::debug!(%error, "the database is not ready");
+                if error.is_unavailable() { UNREACHABLE } else { FAILS }.to_string()
+            })
+        };
         let late = || Err("no answer in time".to_string());
         let (redis, database) = tokio::join!(
             tokio::time::timeout(HEALTH_PATIENCE, redis),
             tokio::time::timeout(HEALTH_PATIENCE, database)
         );
         Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
+    }
+}
+
+const UNREACHABLE: &str = "unreachable";
+const FAILS: &str = "answers with an error";
+
+/// What is wrong with Redis, in words that tell nothing else. Its own word for an error (`READONLY`, `OOM`) is no secret.
+fn brief(error: &LiveError) -> String {
+    match error {
+        LiveError::Down => UNREACHABLE.into(),
+        LiveError::Timeout => "no answer in time".into(),
+        LiveError::Refused(reason) => {
+            let word = reason.split_whitespace().next().unwrap_or_default();
+            let is_plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
+            if is_plain { format!("takes no writes: {word}") } else { "takes no writes".into() }
+        }
+        _ => FAILS.into(),
     }
 }
 

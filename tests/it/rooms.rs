@@ -13,12 +13,13 @@ use std::{
 use crate::house::files;
 
 /// Crates that one room owns.
-const OWNERS: [(&str, &str); 8] = [
+const OWNERS: [(&str, &str); 9] = [
     ("fred", "live"),
     ("sqlx", "store"),
     ("axum", "http"),
     ("hyper", "http"),
     ("hyper_util", "http"),
+    ("tokio_rustls", "http"),
     ("prometheus_client", "metrics"),
     ("jsonwebtoken", "identity"),
     ("reqwest", "identity"),

@@ -130,6 +130,7 @@ impl Settings {
             self.admin_password.as_ref().is_none_or(|password| !password.reveal().is_empty()),
             "PRESENCE_ADMIN_PASSWORD (--admin-password) must not be empty; leave it out to have one made"
         );
+        self.doors.check()?;
         self.tokens.check()
     }
 

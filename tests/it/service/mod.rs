@@ -5,6 +5,7 @@ mod commands;
 mod crowd;
 mod degraded;
 mod doctor;
+mod doors;
 mod embedded;
 mod ending;
 mod fence;

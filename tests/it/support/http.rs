@@ -4,6 +4,8 @@ pub use reqwest::StatusCode;
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 
+use super::tls::plain_client;
+
 /// What came back. A body that is no JSON is a `Value::String`, none at all `Value::Null`.
 pub type Answer = (StatusCode, Value, HeaderMap);
 
@@ -35,9 +37,11 @@ impl Tokens {
 impl Api {
     /// A client for the service at `base`, as [`Presenced::base_url`](super::process::Presenced::base_url) gives it.
     pub fn new(base: &str) -> Self {
-        // Plain HTTP to this machine: no certificates are looked for, and there is one TLS backend.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().tls_certs_only([]).build().expect("a client");
+        Self::with(base, plain_client().build().expect("a client"))
+    }
+
+    /// The same with a client of the test's own making.
+    pub fn with(base: &str, client: Client) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), client }
     }
 

@@ -15,6 +15,7 @@
 //! | [`poll`] | waiting with a bound: the only place that sleeps |
 //! | [`provider`] | an identity provider's keys on a web server that can fail in every way |
 //! | [`python`] | the real packages of the existing product |
+//! | [`tls`] | certificates, and clients that trust them |
 //! | [`session`] | the runner for scripted sessions in Markdown |
 //!
 //! No system service is used, and a missing server is a failure, never a skip. `scripts/install test` installs what
@@ -36,3 +37,4 @@ pub mod redis;
 pub mod session;
 pub mod sql;
 pub mod tether;
+pub mod tls;
