@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod doctor;
 mod farewell;
+mod import;
 mod serve;
 mod settings;
 
@@ -24,6 +25,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckOfflineUsers => Box::pin(commands::check_offline_users(&cli.settings)).await,
         Command::Doctor(how) => return Box::pin(doctor::doctor(&cli.settings, &how)).await,
         Command::CreateUser(user) => commands::create_user(&cli.settings, user).await,
+        Command::ImportUsers(how) => return import::import_users(&cli.settings, how).await,
         Command::Migrate => commands::migrate(&cli.settings).await,
     }
     .map(|()| ExitCode::SUCCESS)

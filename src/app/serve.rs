@@ -46,7 +46,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let live = backing::live(settings, redis_url)?;
     let store = backing::store(settings).await?;
-    let identity = Identity::new(store.clone(), &settings.tokens.identity(&secret));
+    let identity =
+        Identity::new(store.clone(), &settings.tokens.identity(&secret), settings.limits.limits(&live));
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
@@ -72,6 +73,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
     let (counts, mut metrics) = (Counts::default(), Registry::default());
     presence.register(&mut metrics);
+    identity.register_metrics(&mut metrics);
     counts.register(&mut metrics);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),

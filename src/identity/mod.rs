@@ -1,10 +1,14 @@
 //! Identity: who an account is, and who may speak for it.
 //!
 //! Owns passwords ([`password`]), tokens ([`token`]), what may stand in an account's fields ([`rules`]), accounts
-//! ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
-//! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
+//! ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that it asks Redis);
+//! [`import`] brings in the accounts of an existing product.
+//! Decides no presence: where a session ends or an account changes, the caller tells `presence`. Verifying an access token
+//! asks nobody (invariant 2).
 
 pub mod accounts;
+pub mod import;
+pub mod limits;
 pub mod password;
 pub mod rules;
 pub mod sessions;
@@ -14,13 +18,17 @@ pub mod token;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::metrics::Registry;
 use crate::model::{Account, Actor, Deed, Millis, Page, SessionKey, UserId};
 use crate::store::{Store, StoreError, Trail};
 
 pub use crate::store::TrailFilter;
 pub use accounts::{AccountEdit, NewAccount, Registration};
+pub use import::{Candidate, Column, Fate};
+pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
 pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
@@ -63,6 +71,12 @@ pub enum IdentityError {
     /// A refresh token that is good, but of another session than the caller's.
     #[error("this refresh token belongs to another session")]
     ForeignRefresh,
+    /// Too many tries from one address, or on one account.
+    #[error("too many tries; the next may come in {} s", retry_after.as_secs_f64().ceil())]
+    TooMany {
+        /// After how long the next is admitted.
+        retry_after: Duration,
+    },
     /// More passwords wait to be checked than may.
     #[error("too many passwords wait to be checked")]
     Overloaded,
@@ -120,25 +134,38 @@ struct Inner {
     store: Arc<dyn Store>,
     keyring: Keyring,
     passwords: Passwords,
+    limits: Limits,
+    /// Until when it is known how long hashes that were made elsewhere take.
+    pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    /// Whether it has been learnt at all.
+    pace_is_known: AtomicBool,
     access_ttl: Duration,
     refresh_ttl: Duration,
     refresh_grace: Duration,
 }
 
 impl Identity {
-    /// Identity over this database.
-    pub fn new(store: Arc<dyn Store>, settings: &Settings) -> Self {
+    /// Identity over this database, with these limits to what clients may try.
+    pub fn new(store: Arc<dyn Store>, settings: &Settings, limits: Limits) -> Self {
         let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets);
         Self {
             inner: Arc::new(Inner {
                 store,
                 keyring,
                 passwords: Passwords::new(),
+                limits,
+                pace_learnt: tokio::sync::Mutex::default(),
+                pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,
                 refresh_ttl: settings.refresh_ttl,
                 refresh_grace: settings.refresh_grace,
             }),
         }
+    }
+
+    /// Enters what this room counts.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.inner.limits.register(registry);
     }
 
     /// As [`Self::verify_access`], with the instant at which the token expires.

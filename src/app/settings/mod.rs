@@ -1,6 +1,7 @@
 //! Settings: each a flag and an environment variable, checked before anything starts.
 
 mod doors;
+mod limits;
 mod parse;
 mod secret;
 mod tokens;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 
 pub use doors::DoorSettings;
+pub use limits::LimitSettings;
 pub use secret::Secret;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
@@ -24,6 +26,10 @@ pub struct Settings {
     /// Whose tokens are taken.
     #[command(flatten)]
     pub tokens: TokenSettings,
+
+    /// How often clients may try.
+    #[command(flatten)]
+    pub limits: LimitSettings,
 
     /// postgres://… or sqlite://… [default: an SQLite file in the data folder]
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]

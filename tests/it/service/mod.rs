@@ -8,6 +8,8 @@ mod doctor;
 mod embedded;
 mod ending;
 mod fence;
+mod flood;
+mod import;
 mod lost;
 mod metrics;
 mod punctual;
