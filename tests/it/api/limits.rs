@@ -154,3 +154,26 @@ async fn without_redis_the_process_counts_by_itself_and_nobody_waits() {
     })
     .await;
 }
+
+/// Each client behind a trusted proxy has a count of its own, and nobody chooses his by a header.
+#[tokio::test]
+async fn clients_behind_a_trusted_proxy_are_counted_apart() {
+    let mut options = limits("login:address=2/1h");
+    options.env.push(("PRESENCE_TRUSTED_PROXIES".to_owned(), "127.0.0.1".to_owned()));
+    let stage = Stage::with(Engine::Sqlite, options).await;
+    let attempt = async |forwarded: &str| {
+        let request =
+            stage.api.request(reqwest::Method::POST, "login/", None).header("x-forwarded-for", forwarded);
+        crate::support::http::send(request.json(&json!({"username": "nobody", "password": "no"}))).await
+    };
+    for client in ["192.0.2.1", "192.0.2.2", "2001:db8:1:2::1"] {
+        for _ in 0..2 {
+            problem(&attempt(client).await, 401);
+        }
+        seconds(&attempt(client).await);
+        // What a client writes before the proxy's own word does not count.
+        seconds(&attempt(&format!("198.51.100.9, {client}")).await);
+    }
+    seconds(&attempt("2001:db8:1:2:ffff::9").await);
+    problem(&attempt("2001:db8:1:3::1").await, 401);
+}
