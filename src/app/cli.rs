@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use super::settings::Settings;
@@ -36,6 +38,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Add an account
     CreateUser(CreateUser),
+    /// Bring in the accounts of an existing product with their password hashes, as Django stores them: all or, where a row
+    /// is refused, none. Exit code 0: all are in; 1: nothing was imported, and each refused row is named
+    ImportUsers(ImportUsers),
     /// Bring the database's schema up to date
     Migrate,
 }
@@ -66,4 +71,16 @@ pub struct CreateUser {
     /// Read the password from standard input, one line; without it one is made and printed
     #[arg(long)]
     pub password_stdin: bool,
+}
+
+/// The accounts to bring in.
+#[derive(Debug, Args)]
+pub struct ImportUsers {
+    /// A .csv file whose first line names the columns, or a .json file: a list of objects, or what Django's `manage.py
+    /// dumpdata auth.user` writes. Columns: username, email, password (the hash; empty: none yet), and where wanted id (is
+    /// kept), role, `is_staff`, `is_superuser` (either makes an admin), status, `is_active`, `date_joined`
+    pub file: PathBuf,
+    /// Look at everything and import nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }

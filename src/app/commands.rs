@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use super::backing;
 use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Limits};
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
@@ -33,7 +33,8 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
         (backing::random_text()?[..20].to_string(), true)
     };
     // No token is signed here.
-    let identity = Identity::new(store, &settings.tokens.identity(&Secret::new(backing::random_text()?))?);
+    let settings = settings.tokens.identity(&Secret::new(backing::random_text()?))?;
+    let identity = Identity::new(store, &settings, Limits::off());
     let account = identity
         .create_account(
             identity::NewAccount {

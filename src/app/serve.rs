@@ -34,12 +34,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     exposure::refuse_first_start(settings)?;
     let doors = settings.doors.open()?;
     // Before anything else, so that an address in use is known at once.
-    let listener = TcpListener::bind(settings.doors.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}: set PRESENCE_LISTEN (--listen) to a free address",
-            settings.doors.listen
-        )
-    })?;
+    let listener = listen(settings).await?;
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
     let folder = DataFolder::open(settings, embeds)?;
     let secret = folder.jwt_secret(settings)?;
@@ -49,7 +44,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let live = backing::live(settings, redis_url)?;
     let store = backing::store(settings).await?;
-    let identity = Identity::new(store.clone(), &settings.tokens.identity(&secret)?);
+    let identity =
+        Identity::new(store.clone(), &settings.tokens.identity(&secret)?, settings.limits.limits(&live));
     let mut keys = keep_keys(&identity);
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
@@ -76,6 +72,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
     let (counts, mut metrics) = (Counts::default(), Registry::default());
     presence.register(&mut metrics);
+    identity.register_metrics(&mut metrics);
     counts.register(&mut metrics);
     let mut tasks = Tasks::start(&Context {
         live: live.clone(),
@@ -128,6 +125,13 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     end(embedded, farewell).await;
     tracing::debug!("stopped");
     outcome
+}
+
+async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let address = settings.doors.listen;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: set PRESENCE_LISTEN (--listen) to a free address")
+    })
 }
 
 /// What the handlers ask.

@@ -138,6 +138,20 @@ impl Problem {
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    fn too_many(retry_after: Duration) -> Self {
+        // Whole seconds, and enough of them.
+        let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let unit = if seconds == 1 { "second" } else { "seconds" };
+        Self {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("Too many attempts. Try again in {seconds} {unit}."),
+            )
+        }
+    }
+
     fn overloaded(status: StatusCode) -> Self {
         let detail = "Too many requests at once. Try again in a moment.";
         Self { retry_after: Some(RETRY_OVERLOADED), ..Self::new(status, detail) }
@@ -202,6 +216,7 @@ impl From<IdentityError> for Problem {
                 StatusCode::FORBIDDEN,
                 "This refresh token belongs to another session. Send that of the session you are logging out of.",
             ),
+            IdentityError::TooMany { retry_after } => Self::too_many(retry_after),
             IdentityError::Overloaded => Self::overloaded(StatusCode::TOO_MANY_REQUESTS),
             IdentityError::Internal(reason) => {
                 tracing::error!(reason, "a request failed");
@@ -294,6 +309,7 @@ mod tests {
             (IdentityError::SessionEnded.into(), 401),
             (IdentityError::ForeignRefresh.into(), 403),
             (IdentityError::Overloaded.into(), 429),
+            (IdentityError::TooMany { retry_after: Duration::from_micros(1) }.into(), 429),
             (IdentityError::Internal("secret inside".into()).into(), 500),
         ];
         for (problem, expected) in table {

@@ -1,7 +1,9 @@
 //! Accounts: made, changed and deleted by the rules of [`super::rules`].
 
 use std::fmt;
+use std::net::IpAddr;
 
+use super::limits::Limited;
 use super::{FieldErrors, Identity, IdentityError, Result};
 use crate::model::{Account, AccountStatus, Actor, Role, UserId};
 use crate::store::{self, AccountPatch};
@@ -67,18 +69,20 @@ impl fmt::Debug for AccountEdit {
 }
 
 impl Identity {
-    /// Adds an account for whoever asks: active, an ordinary user, offline.
+    /// Adds an account for whoever asks from this address: active, an ordinary user, offline.
     ///
     /// # Errors
-    /// [`IdentityError::Invalid`], [`IdentityError::Taken`], [`IdentityError::Overloaded`], [`IdentityError::Store`].
-    pub async fn register(&self, registration: Registration) -> Result<Account> {
+    /// [`IdentityError::TooMany`], [`IdentityError::Invalid`], [`IdentityError::Taken`], [`IdentityError::Overloaded`],
+    /// [`IdentityError::Store`].
+    pub async fn register(&self, client: IpAddr, registration: Registration) -> Result<Account> {
+        self.inner.limits.address(Limited::RegisterAddress, client).await?;
         self.create_account(NewAccount { registration, role: None, status: None }, None).await
     }
 
     /// Adds an account as an administrator wishes it; `by` says which, for the trail.
     ///
     /// # Errors
-    /// As [`Self::register`].
+    /// As [`Self::register`], but for the limit.
     pub async fn create_account(&self, new: NewAccount, by: Option<&Actor>) -> Result<Account> {
         let Registration { username, email, password } = new.registration;
         let mut errors = FieldErrors::default();
@@ -173,13 +177,13 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{self, identity, registration};
+    use super::super::stage::{self, HERE, identity, registration};
     use super::*;
 
     #[tokio::test]
     async fn a_new_account_is_active_and_an_ordinary_user() {
         let identity = identity().await;
-        let account = identity.register(registration("ada")).await.unwrap();
+        let account = identity.register(HERE, registration("ada")).await.unwrap();
         assert_eq!(
             (account.role, account.status, account.is_active),
             (Role::User, AccountStatus::Active, true)
@@ -209,26 +213,26 @@ mod tests {
     #[tokio::test]
     async fn a_name_or_an_address_is_one_account_s_only() {
         let identity = identity().await;
-        identity.register(registration("ada")).await.unwrap();
+        identity.register(HERE, registration("ada")).await.unwrap();
         let taken = |result: Result<Account>| match result {
             Err(IdentityError::Taken { field }) => field,
             other => panic!("{other:?}"),
         };
         let again = Registration { email: "other@example.com".into(), ..registration("ADA") };
-        assert_eq!(taken(identity.register(again).await), "username");
+        assert_eq!(taken(identity.register(HERE, again).await), "username");
         let again = Registration { email: "ADA@example.com".into(), ..registration("bob") };
-        assert_eq!(taken(identity.register(again).await), "email");
+        assert_eq!(taken(identity.register(HERE, again).await), "email");
     }
 
     #[tokio::test]
     async fn an_address_that_somebody_signs_in_with_as_a_username_cannot_be_claimed() {
         let identity = identity().await;
         let own = Registration { username: "ada@example.com".into(), ..registration("ada") };
-        let ada = identity.register(own).await.unwrap();
+        let ada = identity.register(HERE, own).await.unwrap();
         let moved = AccountEdit { email: Some("ada@elsewhere.com".into()), ..AccountEdit::default() };
         identity.update_account(ada.id, moved, &stage::admin()).await.unwrap().unwrap();
         let claim = Registration { email: "ada@example.com".into(), ..registration("eve") };
-        assert!(matches!(identity.register(claim).await, Err(IdentityError::Taken { field: "email" })));
+        assert!(matches!(identity.register(HERE, claim).await, Err(IdentityError::Taken { field: "email" })));
         let back = AccountEdit { email: Some("ada@example.com".into()), ..AccountEdit::default() };
         assert!(
             identity.update_account(ada.id, back, &stage::admin()).await.unwrap().is_some(),
@@ -239,9 +243,10 @@ mod tests {
     #[tokio::test]
     async fn a_new_password_and_a_block_end_every_session_and_nothing_else_does() {
         let identity = identity().await;
-        let ada = identity.register(registration("ada")).await.unwrap();
+        let ada = identity.register(HERE, registration("ada")).await.unwrap();
         let by = stage::admin();
-        let login = async |password| identity.login("ada", password, None).await.unwrap().tokens.refresh;
+        let login =
+            async |password| identity.login(HERE, "ada", password, None).await.unwrap().tokens.refresh;
         let edit = async |edit| identity.update_account(ada.id, edit, &by).await.unwrap().unwrap();
         let (phone, laptop) = (login("ada's password").await, login("ada's password").await);
 
@@ -251,17 +256,17 @@ mod tests {
             ..AccountEdit::default()
         })
         .await;
-        let phone = identity.refresh(&phone).await.unwrap().refresh;
+        let phone = identity.refresh(HERE, &phone).await.unwrap().refresh;
         edit(AccountEdit { password: Some("another password".into()), ..AccountEdit::default() }).await;
         for token in [phone, laptop] {
-            assert!(matches!(identity.refresh(&token).await, Err(IdentityError::SessionEnded)));
+            assert!(matches!(identity.refresh(HERE, &token).await, Err(IdentityError::SessionEnded)));
         }
 
         let tablet = login("another password").await;
         edit(AccountEdit { is_active: Some(false), ..AccountEdit::default() }).await;
-        assert!(matches!(identity.refresh(&tablet).await, Err(IdentityError::Blocked)));
+        assert!(matches!(identity.refresh(HERE, &tablet).await, Err(IdentityError::Blocked)));
         edit(AccountEdit { is_active: Some(true), ..AccountEdit::default() }).await;
-        assert!(matches!(identity.refresh(&tablet).await, Err(IdentityError::SessionEnded)));
+        assert!(matches!(identity.refresh(HERE, &tablet).await, Err(IdentityError::SessionEnded)));
         assert!(identity.update_account(99, AccountEdit::default(), &by).await.unwrap().is_none());
     }
 
@@ -271,7 +276,7 @@ mod tests {
         assert!(matches!(identity.ensure_admin("").await, Err(IdentityError::Invalid(_))));
         assert!(identity.ensure_admin("root").await.unwrap());
         assert!(!identity.ensure_admin("toor").await.unwrap());
-        assert_eq!(identity.login("admin", "root", None).await.unwrap().account.role, Role::Admin);
+        assert_eq!(identity.login(HERE, "admin", "root", None).await.unwrap().account.role, Role::Admin);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Identity: who an account is, and who may speak for it.
 //!
 //! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
-//! ([`rules`]), accounts ([`accounts`]) and login sessions ([`sessions`]). Decides no presence and knows no Redis: where a session ends or
-//! an account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
+//! ([`rules`]), accounts ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
+//! it asks Redis); [`import`] brings in the accounts of an existing product. Decides no presence: where a session ends or an
+//! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
+pub mod import;
+pub mod limits;
 pub mod password;
 pub mod rules;
 pub mod sessions;
@@ -14,15 +17,19 @@ pub mod token;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::metrics::Registry;
 use crate::model::{Account, Actor, Deed, Millis, Page, SessionKey, UserId};
 use crate::store::{Store, StoreError, Trail};
 
 pub use crate::store::TrailFilter;
 pub use accounts::{AccountEdit, NewAccount, Registration};
+pub use import::{Candidate, Column, Fate};
+pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
 pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
@@ -65,6 +72,12 @@ pub enum IdentityError {
     /// A refresh token that is good, but of another session than the caller's.
     #[error("this refresh token belongs to another session")]
     ForeignRefresh,
+    /// Too many tries from one address, or on one account.
+    #[error("too many tries; the next may come in {} s", retry_after.as_secs_f64().ceil())]
+    TooMany {
+        /// After how long the next is admitted.
+        retry_after: Duration,
+    },
     /// More passwords wait to be checked than may.
     #[error("too many passwords wait to be checked")]
     Overloaded,
@@ -125,14 +138,19 @@ struct Inner {
     store: Arc<dyn Store>,
     keyring: Keyring,
     passwords: Passwords,
+    limits: Limits,
+    /// Until when it is known how long hashes that were made elsewhere take.
+    pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    /// Whether it has been learnt at all.
+    pace_is_known: AtomicBool,
     access_ttl: Duration,
     refresh_ttl: Duration,
     refresh_grace: Duration,
 }
 
 impl Identity {
-    /// Identity over this database.
-    pub fn new(store: Arc<dyn Store>, settings: &Settings) -> Self {
+    /// Identity over this database, with these limits to what clients may try.
+    pub fn new(store: Arc<dyn Store>, settings: &Settings, limits: Limits) -> Self {
         let keyring =
             Keyring::new(&settings.secret, &settings.trusted_secrets).with_issuers(&settings.issuers);
         Self {
@@ -140,6 +158,9 @@ impl Identity {
                 store,
                 keyring,
                 passwords: Passwords::new(),
+                limits,
+                pace_learnt: tokio::sync::Mutex::default(),
+                pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,
                 refresh_ttl: settings.refresh_ttl,
                 refresh_grace: settings.refresh_grace,
@@ -152,6 +173,11 @@ impl Identity {
         join_all(self.inner.keyring.issuers().iter().map(|issuer| token::keeper::keep(issuer))).await;
         // Nothing to fetch is no end: whoever supervises takes one for a defect.
         std::future::pending::<()>().await;
+    }
+
+    /// Enters what this room counts.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.inner.limits.register(registry);
     }
 
     /// As [`Self::verify_access`], with the instant at which the token expires.

@@ -1,13 +1,17 @@
 //! What identity's own tests stand on: the real thing over a real SQLite of their own.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Deref;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Identity, Registration, Settings};
+use super::{Identity, Limits, Registration, Settings};
 use crate::model::Actor;
 use crate::store;
+
+/// Where clients are.
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Identity with the database that it stands on.
 pub struct Stage {
@@ -36,7 +40,7 @@ pub async fn identity() -> Stage {
         trusted_secrets: Vec::new(),
         issuers: Vec::new(),
     };
-    Stage { identity: Identity::new(store, &settings), _folder: folder }
+    Stage { identity: Identity::new(store, &settings, Limits::off()), _folder: folder }
 }
 
 /// An administrator, for the trail.

@@ -80,6 +80,11 @@ impl Keys {
         format!("presence:probe:{instance}").into()
     }
 
+    /// The count against a limit: a slot of its own on a cluster, for no script touches two of them.
+    pub(super) fn limit(name: &str) -> Key {
+        format!("presence:limit:{name}").into()
+    }
+
     fn named(self, name: &str) -> Key {
         format!("presence:{{{}}}:{name}", self.shard).into()
     }

@@ -11,6 +11,7 @@ mod embedded;
 mod events;
 mod fence;
 mod keys;
+mod limits;
 mod link;
 mod live_set;
 mod measure;

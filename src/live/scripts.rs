@@ -42,6 +42,7 @@ pub(super) mod named {
     script!(fence: "life");
     script!(heartbeat: "clock" "life" "transitions" "sessions");
     script!(leave: "clock" "transitions" "sessions");
+    script!(limit:);
     script!(measure: "clock");
     script!(members:);
     script!(mend: "clock" "transitions" "sessions");

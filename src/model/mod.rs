@@ -7,6 +7,7 @@
 pub mod account;
 pub mod audit;
 pub mod history;
+pub mod limit;
 pub mod merge;
 pub mod page;
 pub mod session;

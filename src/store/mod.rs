@@ -5,6 +5,7 @@
 
 mod administrators;
 mod batch;
+mod import;
 mod lease;
 pub mod postgres;
 mod rotation;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
 
+pub use import::{Clash, ImportRow, Imported};
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
     NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
@@ -108,6 +110,14 @@ pub trait Store: Send + Sync + 'static {
     /// session.
     async fn replace_password_hash(&self, id: UserId, old: &PasswordHash, new: &PasswordHash)
     -> Result<bool>;
+
+    /// Up to `limit` hashes that do not begin with `own` and are none that is marked as unusable, of the newest accounts.
+    async fn foreign_hashes(&self, own: &str, limit: u32) -> Result<Vec<PasswordHash>>;
+
+    /// Brings accounts in, all of them or, where one is refused, none; and none in a dry run. What became of each, in order.
+    /// An account that is there already is left as it is. May take minutes. Errors: [`StoreError::Taken`] where somebody
+    /// added one of them meanwhile.
+    async fn import_accounts(&self, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>>;
 
     // The trail of administrators.
 

@@ -2,6 +2,7 @@
 
 mod doors;
 mod issuers;
+mod limits;
 mod parse;
 mod secret;
 mod tokens;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 
 pub use doors::DoorSettings;
+pub use limits::LimitSettings;
 pub use secret::Secret;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
@@ -69,6 +71,10 @@ pub struct Settings {
     /// Whose tokens are taken.
     #[command(flatten)]
     pub tokens: TokenSettings,
+
+    /// How often clients may try.
+    #[command(flatten)]
+    pub limits: LimitSettings,
 }
 
 /// What a `postgres://` URL may carry behind its question mark. Others would be ignored, and their values logged.

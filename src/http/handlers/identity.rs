@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::AppState;
 use crate::http::answer::{OneUser, UserJson};
 use crate::http::body::JsonBody;
+use crate::http::client::ClientAddress;
 use crate::http::extract::{Leaver, Reader};
 use crate::http::problem::Problem;
 use crate::identity::{FieldErrors, IdentityError, Registration, SignedIn, TokenPair};
@@ -62,10 +63,11 @@ pub struct Message {
 /// Adds an account: offline until it logs in.
 pub async fn register(
     State(state): State<AppState>,
+    ClientAddress(client): ClientAddress,
     JsonBody(body): JsonBody<RegisterBody>,
 ) -> Result<(StatusCode, Json<OneUser>), Problem> {
     let RegisterBody { username, email, password } = body;
-    let account = state.identity.register(Registration { username, email, password }).await?;
+    let account = state.identity.register(client, Registration { username, email, password }).await?;
     let user = UserJson::merged(account, Evidence::Live(None));
     Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
 }
@@ -74,12 +76,13 @@ pub async fn register(
 /// login is none.
 pub async fn login(
     State(state): State<AppState>,
+    ClientAddress(client): ClientAddress,
     headers: HeaderMap,
     JsonBody(body): JsonBody<LoginBody>,
 ) -> Result<Json<LoginAnswer>, Problem> {
     let user_agent =
         headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned());
-    let signed_in = state.identity.login(&body.username, &body.password, user_agent).await?;
+    let signed_in = state.identity.login(client, &body.username, &body.password, user_agent).await?;
     let SignedIn { account, tokens: TokenPair { access, refresh }, session } = signed_in;
     match arrive(&state, &session).await {
         Ok(Beat { status, last_seen }) => {
@@ -112,9 +115,10 @@ async fn arrive(state: &AppState, session: &SessionKey) -> Result<Beat, Presence
 /// Trades a refresh token for the next pair. It is no activity: no access token is shown.
 pub async fn refresh(
     State(state): State<AppState>,
+    ClientAddress(client): ClientAddress,
     JsonBody(body): JsonBody<RefreshBody>,
 ) -> Result<Json<RefreshAnswer>, Problem> {
-    match state.identity.refresh(&body.refresh).await {
+    match state.identity.refresh(client, &body.refresh).await {
         Ok(TokenPair { access, refresh }) => Ok(Json(RefreshAnswer { access, refresh })),
         Err(error) => {
             if let IdentityError::RefreshReused(who) = &error {

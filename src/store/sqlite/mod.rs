@@ -9,7 +9,9 @@
 mod accounts;
 mod audit;
 mod changes;
+mod hashes;
 mod history;
+mod import;
 mod sessions;
 mod trail;
 
@@ -28,9 +30,9 @@ use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, Session,
-    SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
+    MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
+    RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
@@ -40,6 +42,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// A batch may take this long: thousands of rows on a slow disk.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// An import may take this long: some seconds for a hundred thousand accounts.
+const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
 /// Migrations may take this long.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -242,6 +246,18 @@ impl Store for Sqlite {
         new: &PasswordHash,
     ) -> Result<bool> {
         self.write(async |lease| accounts::replace_hash(lease, id, old, new).await).await
+    }
+
+    async fn foreign_hashes(&self, own: &str, limit: u32) -> Result<Vec<PasswordHash>> {
+        self.read(async |lease| hashes::foreign(lease, own, limit).await).await
+    }
+
+    async fn import_accounts(&self, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>> {
+        let outcome = self
+            .within(IMPORT_TIMEOUT, &self.writer, async |lease| import::import(lease, rows, dry_run).await)
+            .await;
+        self.watch.wake();
+        outcome
     }
 
     async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()> {

@@ -5,11 +5,13 @@
 //! | [`attacks`] | strings and bodies that mean harm |
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |
+//! | [`hashes`] | password hashes that Django made |
 //! | [`identity`] | accounts, logins and tokens |
 //! | [`issuers`] | tokens of an existing product and of identity providers, minted by the real packages |
 //! | [`rotation`] | a new secret, which logs nobody out |
 //! | [`sessions`] | logouts, ended sessions, and what a Redis that forgets does to them |
 //! | [`presence`] | heartbeats, activity and expiry |
+//! | [`limits`] | how often somebody may try |
 //! | [`lists`] | pages, searches and filters |
 //! | [`admin`] | the administration |
 //! | [`trail`] | what administrators leave behind, and that one of them is always left |
@@ -19,8 +21,10 @@ mod account_rule;
 mod admin;
 mod attacks;
 mod errors;
+mod hashes;
 mod identity;
 mod issuers;
+mod limits;
 mod lists;
 mod outages;
 mod presence;
@@ -82,7 +86,7 @@ pub enum Database {
 /// A service with the servers it stands on, and an administrator.
 pub struct Stage {
     // Fields drop in order: the service goes before its servers.
-    _service: Presenced,
+    pub service: Presenced,
     pub api: Api,
     pub redis: RedisServer,
     /// What an operator would type.
@@ -119,7 +123,7 @@ impl Stage {
         let service = Presenced::start(settings(&redis, &database, options)).await;
         let api = Api::new(service.base_url());
         let sql = Sql::open(&database.url()).await;
-        Self { _service: service, api, redis, sql, database, admin: access(1) }
+        Self { service, api, redis, sql, database, admin: access(1) }
     }
 
     /// One more instance on the same Redis and SQL.

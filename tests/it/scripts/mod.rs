@@ -6,6 +6,7 @@ mod claim;
 mod heartbeat;
 mod leave;
 mod life;
+mod limit;
 mod measure;
 mod mend;
 mod reads;

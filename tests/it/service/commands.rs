@@ -10,7 +10,7 @@ use crate::support::mint::access_token;
 use crate::support::poll::eventually;
 use crate::support::tether;
 
-fn presenced(data: &std::path::Path, env: &[(&str, &str)], arguments: &[&str]) -> Output {
+pub fn presenced(data: &std::path::Path, env: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_presenced"));
     for name in ["DATABASE_URL", "REDIS_URL"] {
         command.env_remove(name);
@@ -64,6 +64,8 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
         ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
+        ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
+        ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -100,6 +102,7 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_REFRESH_GRACE",
         "PRESENCE_TRUSTED_SECRETS",
         "PRESENCE_SHUTDOWN_TIMEOUT",
+        "PRESENCE_RATE_LIMITS",
     ] {
         assert!(said.contains(name), "{name}");
     }

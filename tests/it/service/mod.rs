@@ -9,6 +9,8 @@ mod doors;
 mod embedded;
 mod ending;
 mod fence;
+mod flood;
+mod import;
 mod lost;
 mod metrics;
 mod punctual;

@@ -4,6 +4,7 @@ mod accounts;
 mod audit;
 mod changes;
 mod history;
+mod import;
 mod mirror;
 mod outage;
 mod schema;

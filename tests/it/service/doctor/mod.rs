@@ -223,6 +223,16 @@ async fn what_cannot_be_mended_by_a_program_stays_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn counts_against_limits_are_none_of_its_business() {
+    let scene = Scene::start(Database::Sqlite, 1, LONG, &[("PRESENCE_RATE_LIMITS", "on")]).await;
+    let body = json!({"username": "nobody", "password": "no"});
+    assert_eq!(scene.api.post("login/", None, &body).await.0, 401);
+    assert_eq!(scene.redis.cli(&["EXISTS", "presence:limit:login:address:127.0.0.1"]), "1");
+    let (code, said) = scene.doctor("10m", &[]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
 async fn where_it_cannot_look_it_says_so_and_ends_with_another_code() {
     let folder = tether::folder("doctor");
     let missing = format!("sqlite://{}", folder.path().join("none.db").display());

@@ -2,6 +2,8 @@
 //!
 //! Pure: collects every complaint by field, so that a client sees them all at once. Uniqueness is SQL's to say.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -81,7 +83,8 @@ impl FieldErrors {
         }
     }
 
-    /// Long enough to be worth a hash, and not what everybody can read off the account.
+    /// Long enough to be worth a hash, and nothing that is guessed first: what everybody can read off the account, a number,
+    /// or a password that many have. Django refuses the same.
     pub(super) fn password(&mut self, password: &str, username: &str, email: &str) {
         let length = password.chars().count();
         if !(MIN_PASSWORD..=MAX_PASSWORD).contains(&length) {
@@ -89,6 +92,14 @@ impl FieldErrors {
         }
         if same(password, username) || same(password, email) {
             self.add("password", "must be neither the username nor the e-mail address");
+        }
+        if !password.is_empty() && password.chars().all(char::is_numeric) {
+            self.add("password", "must not be a number alone: add a word or two");
+        } else if common::is_common(password) {
+            self.add(
+                "password",
+                "is one that many people use and that is guessed first: choose another, such as a few words",
+            );
         }
     }
 
@@ -162,11 +173,14 @@ mod tests {
     #[test]
     fn passwords() {
         let longest = "é".repeat(128);
-        for good in ["12345678", longest.as_str(), "with \0 and spaces "] {
+        for good in ["1234 abcd", "ada's password", longest.as_str(), "with \0 and spaces "] {
             assert_eq!(complaints(|e| e.password(good, "adalovelace", "ada@example.com")), 0, "{good:?}");
         }
         let too_long = "x".repeat(129);
-        for bad in ["", "1234567", too_long.as_str(), "AdaLovelace", "ada@EXAMPLE.com"] {
+        let common = ["12345678", "8675309187", "٠١٢٣٤٥٦٧", "password", "PassWord1", " trustno1 "];
+        for bad in
+            ["", "a bit 7", too_long.as_str(), "AdaLovelace", "ada@EXAMPLE.com"].into_iter().chain(common)
+        {
             assert_eq!(complaints(|e| e.password(bad, "adalovelace", "ada@example.com")), 1, "{bad:?}");
         }
     }

@@ -1,0 +1,104 @@
+//! Bringing accounts in, on PostgreSQL: one transaction, a few statements for each chunk of rows.
+
+use chrono::{DateTime, Utc};
+use sqlx::{query, query_as};
+
+use super::{PgLease, begin};
+use crate::model::UserId;
+use crate::store::Result;
+use crate::store::import::{CHUNK, ImportRow, Imported, Met, all_may, judge, new_rows, note_ids};
+
+pub async fn import(lease: &mut PgLease, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>> {
+    begin(lease).await?;
+    let mut verdicts = Vec::with_capacity(rows.len());
+    for chunk in rows.chunks(CHUNK) {
+        verdicts.extend(judge(chunk, &met(lease, chunk).await?));
+    }
+    if all_may(&verdicts) && !dry_run {
+        let (with_id, without) = new_rows(rows, &verdicts);
+        for indices in with_id.chunks(CHUNK) {
+            let given = insert(lease, rows, indices, true).await?;
+            note_ids(&mut verdicts, rows, indices, given);
+        }
+        if !with_id.is_empty() {
+            move_sequence(lease).await?;
+        }
+        for indices in without.chunks(CHUNK) {
+            let given = insert(lease, rows, indices, false).await?;
+            note_ids(&mut verdicts, rows, indices, given);
+        }
+    }
+    lease.commit().await?;
+    Ok(verdicts)
+}
+
+/// Every account that shares something with a row.
+async fn met(lease: &mut PgLease, rows: &[ImportRow]) -> Result<Vec<Met>> {
+    let ids: Vec<Option<UserId>> = rows.iter().map(|row| row.id).collect();
+    let usernames: Vec<&str> = rows.iter().map(|row| row.username.as_str()).collect();
+    let emails: Vec<&str> = rows.iter().map(|row| row.email.as_str()).collect();
+    lease
+        .rows(
+            query_as(
+                "WITH r AS (SELECT n - 1 AS n, id, username, email \
+                 FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS r (id, username, email, n)) \
+                 SELECT r.n, m.kind, u.id, u.username, u.email, u.password_hash FROM ( \
+                 SELECT r.n, 'id' AS kind, u.id FROM r JOIN users u ON u.id = r.id UNION ALL \
+                 SELECT r.n, 'username', u.id FROM r JOIN users u ON lower(u.username) = lower(r.username) UNION ALL \
+                 SELECT r.n, 'email', u.id FROM r JOIN users u ON lower(u.email) = lower(r.email) UNION ALL \
+                 SELECT r.n, 'name_as_address', u.id FROM r JOIN users u ON lower(u.email) = lower(r.username) UNION ALL \
+                 SELECT r.n, 'address_as_name', u.id FROM r JOIN users u ON lower(u.username) = lower(r.email) \
+                 ) m JOIN r ON r.n = m.n JOIN users u ON u.id = m.id ORDER BY r.n",
+            )
+            .bind(ids)
+            .bind(usernames)
+            .bind(emails),
+        )
+        .await
+}
+
+/// Adds the rows of these indices; each id with its username.
+async fn insert(
+    lease: &mut PgLease,
+    rows: &[ImportRow],
+    indices: &[usize],
+    with_ids: bool,
+) -> Result<Vec<(UserId, String)>> {
+    let of = |index: &usize| &rows[*index];
+    let (column, value) = if with_ids { ("id, ", "id, ") } else { ("", "") };
+    let statement = format!(
+        "INSERT INTO users ({column}username, email, password_hash, role, status, is_active, created_at) \
+         SELECT {value}username, email, hash, role, status, is_active, COALESCE(created_at, now()) \
+         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], \
+         $8::timestamptz[]) AS r (id, username, email, hash, role, status, is_active, created_at) \
+         RETURNING id, username"
+    );
+    let created: Vec<Option<DateTime<Utc>>> =
+        indices.iter().map(|index| of(index).created_at.map(crate::model::Millis::to_utc)).collect();
+    lease
+        .rows(
+            query_as(sqlx::AssertSqlSafe(statement))
+                .bind(indices.iter().map(|index| of(index).id).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).username.as_str()).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).email.as_str()).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).password_hash.0.as_str()).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).role.as_str()).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).status.as_str()).collect::<Vec<_>>())
+                .bind(indices.iter().map(|index| of(index).is_active).collect::<Vec<_>>())
+                .bind(created),
+        )
+        .await
+}
+
+/// Moves the sequence past the ids that were brought along. The lock keeps others from adding accounts meanwhile, who
+/// would be given an id twice; it is the last thing but for rows without an id, and reads go on beside it.
+async fn move_sequence(lease: &mut PgLease) -> Result<()> {
+    lease.execute(query("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")).await?;
+    lease
+        .execute(query(
+            "SELECT setval(s, GREATEST((SELECT max(id) FROM users), COALESCE(pg_sequence_last_value(s), 1))) \
+             FROM (SELECT pg_get_serial_sequence('users', 'id')::regclass AS s) AS sequence",
+        ))
+        .await?;
+    Ok(())
+}
