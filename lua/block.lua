@@ -2,8 +2,8 @@
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 moves (string), then the presence key (hash) of each
 --       account
--- ARGV  1 ttl_ms  2 the moves as they were before SQL was asked ('' for none), then for each account: user id, verdict
---       (block | allow | gone)
+-- ARGV  1 ttl_ms  2 the moves as they were before SQL was asked ('' for none), then for each account, each once: user id,
+--       verdict (block | allow | gone)
 -- Reply -1 somebody else was here: ask SQL again; else how many users were taken offline
 -- Appends offline (blocked) for each blocked user who was present, or (expired) where the deadline had passed unclaimed;
 --       nothing for an account that is gone. A second run finds the moves changed, and changes nothing.

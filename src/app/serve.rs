@@ -120,7 +120,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     if !server.is_finished() {
         let _ = server.await;
     }
-    tasks.stop(farewell.batches, farewell.cut).await;
+    Box::pin(tasks.stop(farewell.batches, farewell.cut)).await;
     let _ = timeout_at(farewell.connections, live.close()).await;
     end(embedded, farewell).await;
     tracing::debug!("stopped");

@@ -157,10 +157,15 @@ impl LiveSet {
         Ok(true)
     }
 
-    /// The building is done.
-    pub async fn end_fence(&self) -> Result<()> {
+    /// The building under this token is done, or given up: whoever comes next need not wait for it to lapse.
+    pub async fn end_fence(&self, token: &str) -> Result<()> {
+        let client = self.back.client();
         for shard in self.shards() {
-            self.back.run(self.back.client().del::<(), _>(Keys::of(shard).building())).await??;
+            let key = Keys::of(shard).building();
+            let held = self.back.run(client.get::<Option<String>, _>(key.clone())).await??;
+            if held.as_deref() == Some(token) {
+                self.back.run(client.del::<(), _>(key)).await??;
+            }
         }
         Ok(())
     }

@@ -4,11 +4,11 @@
 //! instances may do this at once, and a slow one undoes nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::PresenceError;
 use crate::live::{LiveSet, Verdict};
@@ -28,6 +28,15 @@ const SQL_PATIENCE: Duration = Duration::from_millis(500);
 /// How often an answer that was overtaken is fetched anew before giving up; each time somebody else got through.
 const ATTEMPTS: usize = 50;
 
+/// Between two renewals of a building that is under way; it lapses after some seconds.
+const RENEW: Duration = Duration::from_millis(500);
+
+/// A building that is under way.
+struct Site {
+    token: String,
+    renewed: Instant,
+}
+
 /// Keeps the fence; clones share one inside.
 #[derive(Clone)]
 pub(super) struct FenceKeeper {
@@ -37,13 +46,22 @@ pub(super) struct FenceKeeper {
     ended_ttl: Duration,
     /// One rebuild at a time in this process.
     building: Arc<Mutex<()>>,
+    /// The token of the one that is under way.
+    under: Arc<SyncMutex<Option<String>>>,
     /// Told when a fence was found missing: Redis has lost more than that.
     missed: Arc<Notify>,
 }
 
 impl FenceKeeper {
     pub(super) fn new(live: LiveSet, store: Arc<dyn Store>, ended_ttl: Duration) -> Self {
-        Self { live, store, ended_ttl, building: Arc::default(), missed: Arc::default() }
+        Self {
+            live,
+            store,
+            ended_ttl,
+            building: Arc::default(),
+            under: Arc::default(),
+            missed: Arc::default(),
+        }
     }
 
     /// Returns when a fence has been found missing since the last call.
@@ -114,6 +132,25 @@ impl FenceKeeper {
             // Somebody else is at it; theirs serves as well.
             return self.wait_for_fence().await;
         }
+        *self.under.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        let built = Box::pin(self.build_under(token)).await;
+        let given_up = self.give_up().await;
+        let built = built?;
+        given_up?;
+        Ok(built)
+    }
+
+    /// Gives up what this process builds, if it does.
+    pub(super) async fn give_up(&self) -> Result<()> {
+        let token = self.under.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(token) = token {
+            self.live.end_fence(&token).await?;
+        }
+        Ok(())
+    }
+
+    async fn build_under(&self, token: String) -> Result<bool> {
+        let mut site = Site { token, renewed: Instant::now() };
         let (former, hold) = self.what_was_there().await?;
         let cursor = self.store.change_cursor().await?;
         let (mut blocked, mut after) = (0, 0);
@@ -123,7 +160,7 @@ impl FenceKeeper {
             after = *last;
             blocked += page.len();
             self.tell(&page).await?;
-            if !self.live.renew_fence(&token).await? {
+            if !self.keep(&mut site).await? {
                 return Ok(false);
             }
         }
@@ -133,22 +170,21 @@ impl FenceKeeper {
             self.tell(&changes.users).await?;
         }
         for shard in self.live.shards() {
-            if !self.tell_of_the_allowed(shard, &token).await? {
+            if !self.tell_of_the_allowed(shard, &mut site).await? {
                 return Ok(false);
             }
         }
         self.end_sessions_again().await?;
-        if !self.live.renew_fence(&token).await? {
+        if !self.keep(&mut site).await? {
             return Ok(false);
         }
         let changes = self.store.account_changes(&cursor).await?;
         self.tell(&changes.users).await?;
         for shard in self.live.shards() {
-            if !self.live.raise_fence(shard, &changes.cursor.0, &token, hold).await? {
+            if !self.live.raise_fence(shard, &changes.cursor.0, &site.token, hold).await? {
                 return Ok(false);
             }
         }
-        self.live.end_fence().await?;
         tracing::info!(blocked, "the fence stands");
         if !hold.is_zero() {
             tracing::warn!(
@@ -161,14 +197,14 @@ impl FenceKeeper {
 
     /// Looks through a shard's fence for those who are not blocked in SQL any more, a page at a time: of ten million
     /// accounts a million may be in it. `false` where the building is ours no more.
-    async fn tell_of_the_allowed(&self, shard: u32, token: &str) -> Result<bool> {
+    async fn tell_of_the_allowed(&self, shard: u32, site: &mut Site) -> Result<bool> {
         let mut place = None;
         loop {
             let (members, next) = self.live.blocked_members(shard, place, CHUNK).await?;
             let verdicts = self.verdicts(&members).await?;
             let doubtful = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Block);
             self.tell(&doubtful.map(|(user, _)| user).collect::<Vec<_>>()).await?;
-            if !self.live.renew_fence(token).await? {
+            if !self.keep(site).await? {
                 return Ok(false);
             }
             if next.is_none() {
@@ -176,6 +212,16 @@ impl FenceKeeper {
             }
             place = next;
         }
+    }
+
+    /// Goes on building, every now and then in Redis too: a call for each shard, of which there may be many. `false` where
+    /// Redis has lost data or another has taken it over; raising the fence asks that again, of each shard.
+    async fn keep(&self, site: &mut Site) -> Result<bool> {
+        if site.renewed.elapsed() < RENEW {
+            return Ok(true);
+        }
+        site.renewed = Instant::now();
+        Ok(self.live.renew_fence(&site.token).await?)
     }
 
     /// Where the shards' fences stand or stood, each place once; and for how long no deadline may be claimed: for a TTL

@@ -297,6 +297,11 @@ impl PresenceService {
         self.inner.fence.follow().await.map(drop)
     }
 
+    /// The process ends: what it was preparing in Redis is somebody else's to begin at once.
+    pub async fn resign(&self) -> Result<(), PresenceError> {
+        self.inner.fence.give_up().await
+    }
+
     /// Says that Redis was found without what it must hold.
     pub fn redis_has_forgotten(&self) {
         self.inner.fence.miss();

@@ -31,7 +31,7 @@ pub use persist::{Drained, drain_all};
 pub use reconcile::{Reconciled, reconcile_once};
 pub use sweep::{Swept, sweep_once};
 
-/// How long it may take to take this process's name off the group of persisters.
+/// How long it may take to take this process's name off what it shares with others.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What every loop works with; clones share it.
@@ -54,6 +54,7 @@ pub struct Context {
 /// The running loops.
 pub struct Tasks {
     live: LiveSet,
+    presence: PresenceService,
     loops: JoinSet<Ended>,
     stop: watch::Sender<Option<Instant>>,
 }
@@ -94,7 +95,7 @@ impl Tasks {
         // The persister alone has something in hand that is worth finishing.
         let one = context.clone();
         loops.spawn(named(PERSIST, async move { persist::run(&one, stopping).await }));
-        Self { live: context.live.clone(), loops, stop }
+        Self { live: context.live.clone(), presence: context.presence.clone(), loops, stop }
     }
 
     /// Returns when a loop ends by itself, which none should, and says which.
@@ -124,7 +125,9 @@ impl Tasks {
             );
         }
         self.loops.shutdown().await;
-        let _ = timeout(FAREWELL, self.live.resign()).await;
+        let resigning =
+            Box::pin(async { tokio::join!(self.live.resign(), Box::pin(self.presence.resign())) });
+        let _ = timeout(FAREWELL, resigning).await;
     }
 }
 

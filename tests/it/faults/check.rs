@@ -193,10 +193,12 @@ fn refusals_are_due(told: &Told, terms: &Terms) -> Vec<String> {
     let mut wrong = Vec::new();
     for refusal in &told.refusals {
         let due = match refusal.status {
-            401 => told
-                .ends
-                .iter()
-                .any(|end| end.session == refusal.session && end.asked.from <= refusal.asked.to),
+            401 => {
+                let ends = told.ends.iter().filter(|end| end.session == refusal.session);
+                let cuts = told.cuts.iter().filter(|cut| refusal.session < cut.below);
+                let begun = ends.map(|end| end.asked.from).chain(cuts.map(|cut| cut.from)).min();
+                begun.is_some_and(|from| from <= refusal.asked.to)
+            }
             403 => told.perhaps_blocked.iter().any(|span| span.meets(refusal.asked)),
             _ => false,
         };
@@ -218,8 +220,14 @@ fn refusals_are_due(told: &Told, terms: &Terms) -> Vec<String> {
         if ended && !terms.may_be_lost(beat.at - AT_ONCE_MS, beat.at) {
             wrong.push(format!("an ended session was heard: {beat:?}"));
         }
+        let just_before = Span { from: sent - AT_ONCE_MS, to: beat.at };
+        let cut = told.cuts.iter().any(|cut| cut.had_ended(beat.session, sent - AT_ONCE_MS));
+        let excused = terms.may_be_lost(just_before.from, beat.at) || terms.healed(just_before).is_some();
+        if cut && !excused {
+            wrong.push(format!("a session that a block has ended was heard: {beat:?}"));
+        }
         let blocked = told.blocked.iter().any(|span| span.from + AT_ONCE_MS < *sent && beat.at < span.to);
-        if blocked && terms.healed(Span { from: sent - AT_ONCE_MS, to: beat.at }).is_none() {
+        if blocked && terms.healed(just_before).is_none() {
             wrong.push(format!("a blocked account was heard: {beat:?}"));
         }
     }

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::ledger::{Beat, End, Ledger, Refusal, Span, Told};
+use super::ledger::{Beat, Cut, End, Ledger, Refusal, Span, Told};
 use super::world::{Addresses, TTL};
 use crate::support::dice::Dice;
 use crate::support::http::{Answer, try_send};
@@ -19,7 +19,7 @@ use crate::support::sql::Sql;
 const PATIENCE: Duration = Duration::from_secs(6);
 /// For how long a request may still count after its client was told that it failed.
 const LAG_MS: i64 = 1_000;
-/// Sessions that a user can begin in a round.
+/// Sessions that a user can begin in a round, and anew after each block.
 pub const SESSIONS: usize = 4;
 
 /// What the crowd shares.
@@ -61,7 +61,7 @@ pub async fn live(stage: Stage, user: i64, mut dice: Dice) {
             90..95 => one.end_session(&mut dice).await,
             95..97 => one.be_set(&mut dice).await,
             97..98 => one.be_blocked(&mut dice).await,
-            _ => one.session = (one.session + 1).min(SESSIONS - 1),
+            _ => one.session = (one.session + 1).min(one.tokens.len() - 1),
         }
         let ttl = i64::try_from(TTL.as_millis()).unwrap();
         let wait = match dice.roll(100) {
@@ -134,7 +134,7 @@ impl Person {
             Some((status, ..)) if status == 401 || status == 403 => {
                 self.told.refusals.push(Refusal { asked, session, status: status.as_u16() });
                 if status == 401 {
-                    self.session = (self.session + 1).min(SESSIONS - 1);
+                    self.session = (self.session + 1).min(self.tokens.len() - 1);
                 }
             }
             _ => self.fail(asked),
@@ -164,7 +164,7 @@ impl Person {
         if answer.is_none_or(|(status, ..)| status.is_server_error()) {
             self.told.failures.push(asked);
         }
-        self.session = (session + 1).min(SESSIONS - 1);
+        self.session = (session + 1).min(self.tokens.len() - 1);
     }
 
     /// An administrator sets the status.
@@ -197,7 +197,25 @@ impl Person {
         if done.is_some() {
             self.told.blocked.push(Span { from: stands_from, to: until });
         }
+        let below = self.tokens.len();
+        self.told.cuts.push(Cut { below, from, stands_from: done.map(|_| stands_from) });
+        self.begin_anew().await;
         self.told.perhaps_blocked.push(Span { from, to: now() + 2_000 });
+    }
+
+    /// New sessions, which SQL knows; one of the old ones may be tried once more.
+    async fn begin_anew(&mut self) {
+        let (user, round, first) = (self.user, self.stage.round, self.tokens.len());
+        let last = first + SESSIONS - 1;
+        let insert = format!(
+            "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at) SELECT 'r{round}u{user}s' || s, {user}, \
+             now(), now() FROM generate_series({first}, {last}) s ON CONFLICT DO NOTHING"
+        );
+        while self.stage.sql.try_run(&insert).await.is_none() {
+            self.pause(100).await;
+        }
+        self.tokens.extend((first..=last).map(|number| access_token(user, &self.stage.sid(user, number))));
+        self.session = first;
     }
 
     fn fail(&mut self, asked: Span) {

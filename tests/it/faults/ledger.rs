@@ -30,6 +30,23 @@ pub struct End {
     pub acknowledged: bool,
 }
 
+/// A block, which ends all sessions there are: those numbered below.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    pub below: usize,
+    /// When it was asked for.
+    pub from: i64,
+    /// When it was known to be committed; `None` where that was never told.
+    pub stands_from: Option<i64>,
+}
+
+impl Cut {
+    /// Whether it had ended the session at that instant for sure.
+    pub fn had_ended(&self, session: usize, at: i64) -> bool {
+        session < self.below && self.stands_from.is_some_and(|stands| stands < at)
+    }
+}
+
 /// A heartbeat that was refused for good.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
@@ -47,6 +64,7 @@ pub struct Told {
     /// When a request without a clear answer may have counted.
     pub doubts: Vec<Span>,
     pub ends: Vec<End>,
+    pub cuts: Vec<Cut>,
     /// When an administrator's word, or SQL's, may have changed the presence.
     pub edits: Vec<Span>,
     /// When the account was blocked: from the commit until it was let in again.

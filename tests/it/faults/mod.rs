@@ -182,10 +182,15 @@ fn excuse(told: &mut Told, faults: &[Fault]) {
     const MOMENT_MS: i64 = 1_000;
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
     let risen = |beat: &Beat, sent: i64| {
-        told.ends.iter().any(|end| end.acknowledged && end.session == beat.session && end.asked.to < sent)
-            && faults.iter().any(|fault| {
-                fault.forgot_since.is_some() && (0..MOMENT_MS).contains(&(beat.at - fault.span.to))
-            })
+        let ended = told
+            .ends
+            .iter()
+            .any(|end| end.acknowledged && end.session == beat.session && end.asked.to < sent);
+        let cut = told.cuts.iter().any(|cut| cut.had_ended(beat.session, sent));
+        let comes_back = |fault: &Fault| {
+            fault.forgot_since.is_some() && (0..MOMENT_MS).contains(&(beat.at - fault.span.to))
+        };
+        (ended || cut) && faults.iter().any(comes_back)
     };
     let (excused, kept): (Vec<_>, Vec<_>) =
         told.beats.drain(..).zip(told.sent.drain(..)).partition(|(beat, sent)| risen(beat, *sent));

@@ -119,7 +119,7 @@ impl Call {
                 Reply::Stands(live.raise_fence(*shard, "0", "model", hold).await.unwrap())
             }
             Self::EndFence => {
-                live.end_fence().await.unwrap();
+                live.end_fence("model").await.unwrap();
                 Reply::Nothing
             }
             Self::MoveFence { shard, from, to } => {

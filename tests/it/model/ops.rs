@@ -132,7 +132,8 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 fn op() -> impl Strategy<Value = Op> {
     let beats = prop::collection::vec((user(), sid(), word()), 1..4);
-    let verdicts = prop::collection::vec((user(), verdict()), 1..3);
+    // SQL says of each account one thing.
+    let verdicts = prop::collection::btree_map(user(), verdict(), 1..3).prop_map(Vec::from_iter);
     // Around a boundary to the millisecond; and well after it, where what was to happen has not.
     let near = prop_oneof![4 => -3..=3i64, 1 => Just(-200), 1 => Just(10_000)];
     let boundary = prop_oneof![

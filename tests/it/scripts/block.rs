@@ -53,7 +53,9 @@ async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
     for _ in 0..2 {
         assert!(bench.live.raise_fence(0, "5", "three", Duration::ZERO).await.unwrap());
     }
-    bench.live.end_fence().await.unwrap();
+    bench.live.end_fence("another's").await.unwrap();
+    assert!(bench.live.fence_is_being_built().await.unwrap());
+    bench.live.end_fence("three").await.unwrap();
     assert!(!bench.live.fence_is_being_built().await.unwrap());
     assert!(bench.live.move_fence(0, "5", "6").await.unwrap());
     assert!(!bench.live.move_fence(0, "5", "7").await.unwrap(), "someone else has moved it");
