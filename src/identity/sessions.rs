@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Duration, Instant};
 
 use super::limits::{Limited, Whom};
-use super::password::{self, Passwords, Verdict};
+use super::password::{Passwords, Verdict};
 use super::token::Kind;
 use super::{Identity, IdentityError, Result, TokenError, now, random_name, rules, span_ms};
 use crate::model::{Account, Millis, SessionId, SessionKey, UserId};
@@ -180,7 +180,7 @@ impl Identity {
             return;
         }
         let learn = async {
-            let hashes = self.inner.store.foreign_hashes(password::OWN_PREFIX, PACE_SAMPLE).await?;
+            let hashes = self.inner.store.foreign_hashes(PACE_SAMPLE).await?;
             self.inner.passwords.learn_pace(hashes).await
         };
         let good_for = match learn.await {

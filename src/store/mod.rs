@@ -111,8 +111,9 @@ pub trait Store: Send + Sync + 'static {
     async fn replace_password_hash(&self, id: UserId, old: &PasswordHash, new: &PasswordHash)
     -> Result<bool>;
 
-    /// Up to `limit` hashes that do not begin with `own` and are none that is marked as unusable, of the newest accounts.
-    async fn foreign_hashes(&self, own: &str, limit: u32) -> Result<Vec<PasswordHash>>;
+    /// Up to `limit` hashes that are neither as `identity` makes them nor marked as unusable, of the newest accounts. Has an
+    /// index of its own.
+    async fn foreign_hashes(&self, limit: u32) -> Result<Vec<PasswordHash>>;
 
     /// Brings accounts in, all of them or, where one is refused, none; and none in a dry run. What became of each, in order.
     /// An account that is there already is left as it is. May take minutes. Errors: [`StoreError::Taken`] where somebody

@@ -25,8 +25,9 @@ use threads::{Place, Threads};
 
 pub use stored::Unreadable;
 
-/// How our own hashes begin.
-pub const OWN_PREFIX: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
+/// How our own hashes begin; the databases have an index of all others ([`crate::store::Store::foreign_hashes`]).
+#[cfg(test)]
+const OWN_PREFIX: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
 /// What is verified where there is no account, so that it takes as long: these parameters, and an output that no
 /// password has but by a chance of 2^-256.

@@ -226,8 +226,8 @@ impl Store for Postgres {
         self.with(async |lease| accounts::replace_hash(lease, id, old, new).await).await
     }
 
-    async fn foreign_hashes(&self, own: &str, limit: u32) -> Result<Vec<PasswordHash>> {
-        self.with(async |lease| hashes::foreign(lease, own, limit).await).await
+    async fn foreign_hashes(&self, limit: u32) -> Result<Vec<PasswordHash>> {
+        self.with(async |lease| hashes::foreign(lease, limit).await).await
     }
 
     async fn import_accounts(&self, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>> {

@@ -13,6 +13,7 @@ on_both!(
     a_stronger_hash_of_the_same_password_ends_nothing,
     sessions_end_with_the_right_to_be_present_and_with_the_password,
     a_blocked_account_begins_no_session,
+    hashes_that_were_made_elsewhere_are_found_newest_first,
 );
 
 const ALL: Page = Page { number: 1, size: 1000 };
@@ -151,4 +152,20 @@ async fn a_blocked_account_begins_no_session(db: Db) {
     let ada = db.user_with("ada", AccountStatus::Suspended).await.id;
     assert!(!db.store.create_session(&session(ada, "s", 1_000)).await.unwrap());
     assert!(db.texts("SELECT sid FROM login_sessions").await.is_empty());
+}
+
+async fn hashes_that_were_made_elsewhere_are_found_newest_first(db: Db) {
+    let own = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA";
+    let hashes =
+        [own, "pbkdf2_sha256$1000$salt$hash", "", "!unusable", "$argon2id$v=19$m=65536,t=3,p=4$c$h", own];
+    for (number, hash) in hashes.iter().enumerate() {
+        let id = db.user(&format!("user{number}")).await;
+        db.sql(&format!("UPDATE users SET password_hash = '{hash}' WHERE id = {id}")).await;
+    }
+    let found = async |limit| {
+        let found = db.store.foreign_hashes(limit).await.unwrap();
+        found.into_iter().map(|hash| hash.0).collect::<Vec<_>>()
+    };
+    assert_eq!(found(10).await, [hashes[4], hashes[1]]);
+    assert_eq!(found(1).await, [hashes[4]]);
 }
