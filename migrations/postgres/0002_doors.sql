@@ -13,7 +13,8 @@ CREATE INDEX users_admins ON users (id) WHERE role = 'admin';
 
 -- Hashes that were made elsewhere, newest first, are looked for now and then (how long they take to verify); mostly
 -- there are none, and the table is large.
-CREATE INDEX users_foreign_hash ON users (id) WHERE left(password_hash, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$';
+CREATE INDEX users_foreign_hash ON users (id) WHERE left(password_hash, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$'
+    AND left(password_hash, 1) NOT IN ('', '!');
 
 -- In the order of sids, as whoever else ends several sessions: so two of them do not wait in a circle.
 CREATE FUNCTION presence_end_sessions() RETURNS trigger

@@ -9,7 +9,8 @@ CREATE INDEX users_admins ON users (id) WHERE role = 'admin';
 
 -- Hashes that were made elsewhere, newest first, are looked for now and then (how long they take to verify); mostly
 -- there are none, and the table is large.
-CREATE INDEX users_foreign_hash ON users (id) WHERE substr(password_hash, 1, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$';
+CREATE INDEX users_foreign_hash ON users (id) WHERE substr(password_hash, 1, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$'
+    AND substr(password_hash, 1, 1) NOT IN ('', '!');
 
 CREATE TRIGGER users_sessions_end AFTER UPDATE OF status, is_active, password_hash ON users
 WHEN OLD.may_be_present AND NOT NEW.may_be_present

@@ -68,7 +68,7 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ("/api/users/admin/users/online", get(admin::online)),
         ("/api/users/admin/users/{id}", carried(get(admin::user).patch(admin::edit).delete(admin::delete))),
         ("/api/users/admin/users/{id}/online-status", get(admin::online_status)),
-        ("/api/users/admin/users/{id}/set-online-status", post(admin::set_online_status)),
+        ("/api/users/admin/users/{id}/set-online-status", carried(post(admin::set_online_status))),
         (
             "/api/users/admin/users/{id}/sessions",
             carried(get(sessions::of_user).delete(sessions::end_all_of_user)),

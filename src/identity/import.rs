@@ -14,6 +14,9 @@ use super::{FieldErrors, Identity, Result};
 use crate::model::{AccountStatus, Millis, Role, UserId};
 use crate::store::{ImportRow, Imported, PasswordHash};
 
+/// The largest id that is taken: JSON's numbers are exact so far, and the next accounts need ids behind it.
+const MAX_ID: UserId = (1 << 53) - 1;
+
 /// What is kept for an account without a password: Django's mark of one that nobody knows.
 const UNUSABLE: &str = "!";
 
@@ -102,9 +105,9 @@ impl Candidate {
         errors.username(&username, if username.contains('@') { &username } else { &email });
         errors.email(&email);
         let id = self.take(Column::Id).and_then(|text| {
-            let id = text.parse::<UserId>().ok().filter(|id| *id > 0);
+            let id = text.parse::<UserId>().ok().filter(|id| (1..=MAX_ID).contains(id));
             if id.is_none() {
-                errors.add("id", "must be a whole number of 1 or more");
+                errors.add("id", format!("must be a whole number from 1 to {MAX_ID}"));
             }
             id
         });

@@ -25,6 +25,8 @@ const PACE_SAMPLE: u32 = 200;
 const PACE_GOOD_FOR: Duration = Duration::from_mins(9);
 /// When to try again where it was not learnt.
 const PACE_AGAIN: Duration = Duration::from_secs(5);
+/// How long SQL may take to name them: a login has its own question to ask after that, within the contract's bound.
+const PACE_PATIENCE: Duration = Duration::from_millis(400);
 
 /// An access token and the refresh token that buys the next pair. Its `Debug` shows neither.
 #[derive(Clone)]
@@ -180,7 +182,10 @@ impl Identity {
             return;
         }
         let learn = async {
-            let hashes = self.inner.store.foreign_hashes(PACE_SAMPLE).await?;
+            let asked =
+                tokio::time::timeout(PACE_PATIENCE, self.inner.store.foreign_hashes(PACE_SAMPLE)).await;
+            let Ok(hashes) = asked else { return Err(IdentityError::Internal("SQL is slow".into())) };
+            let hashes = hashes?;
             self.inner.passwords.learn_pace(hashes).await
         };
         let good_for = match learn.await {

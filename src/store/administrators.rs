@@ -24,7 +24,8 @@ pub fn refuse_the_last(administrators: &[UserId], before: &Account, after: Optio
     if steps_down && !others { Err(StoreError::LastAdministrator) } else { Ok(()) }
 }
 
-fn can_administer(account: &Account) -> bool {
+/// Whether the account may administer.
+pub fn can_administer(account: &Account) -> bool {
     account.role == Role::Admin && account.may_be_present()
 }
 

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use super::patience::{InHand, Stage, Watch, Watched};
+use super::patience::{AwaitedBody, Stage, Watch, Watched};
 use crate::http::client::Peer;
 
 /// The largest head of a request, bytes. What is longer than `guard` takes, but not than this, gets a whole answer; what
@@ -116,37 +116,51 @@ fn over(ended: hyper::Result<()>) {
     }
 }
 
-/// The router as hyper calls it: each request bears its peer, and is in hand until its answer has been made whole.
+/// The router as hyper calls it: each request bears its peer, and is in hand until its answer is there. What the client
+/// then takes its time to read is the watch's to bound: on HTTP/2 it may keep an answer waiting for as long as it likes.
 fn service(
     router: Router,
     peer: SocketAddr,
     watch: Arc<Watch>,
-) -> impl HyperService<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Send
+) -> impl HyperService<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Send
 {
     service_fn(move |mut request: Request<Incoming>| {
         let in_hand = watch.begin();
         request.extensions_mut().insert(Peer(peer));
+        let request = request.map(|body| {
+            let awaited = (!body.is_end_stream()).then(|| watch.await_body());
+            Asked { body, awaited }
+        });
         // A router is always ready.
         let answering = router.clone().call(request);
-        async move { Ok(answering.await?.map(|body| Answer { body, _in_hand: in_hand })) }
+        async move {
+            let answer = answering.await;
+            drop(in_hand);
+            answer
+        }
     })
 }
 
-/// The body of an answer.
-struct Answer {
-    body: Body,
-    _in_hand: InHand,
+/// The body of a request, which the client may send as slowly as the handler lets it.
+struct Asked {
+    body: Incoming,
+    awaited: Option<AwaitedBody>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for Asked {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if this.body.is_end_stream() || matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            this.awaited = None;
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

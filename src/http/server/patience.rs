@@ -97,6 +97,8 @@ pub(super) struct Watch {
     since: AtomicU32,
     /// Requests whose answers are being made.
     in_hand: AtomicU32,
+    /// Those of them whose bodies have not come yet.
+    awaited: AtomicU32,
     /// Since when bytes wait to be taken, ticks plus one; 0 where none do.
     stalled: AtomicU32,
 }
@@ -104,7 +106,14 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(clock: Clock, stage: Stage) -> Self {
         let since = clock.now().into();
-        Self { clock, stage: (stage as u8).into(), since, in_hand: 0.into(), stalled: 0.into() }
+        Self {
+            clock,
+            stage: (stage as u8).into(),
+            since,
+            in_hand: 0.into(),
+            awaited: 0.into(),
+            stalled: 0.into(),
+        }
     }
 
     pub(super) fn enter(&self, stage: Stage) {
@@ -120,6 +129,12 @@ impl Watch {
     pub(super) fn begin(self: &Arc<Self>) -> InHand {
         self.in_hand.fetch_add(1, Relaxed);
         InHand(self.clone())
+    }
+
+    /// A request in hand waits for its body until the guard is dropped.
+    pub(super) fn await_body(self: &Arc<Self>) -> AwaitedBody {
+        self.awaited.fetch_add(1, Relaxed);
+        AwaitedBody(self.clone())
     }
 
     /// Bytes have come that may belong to a head.
@@ -171,12 +186,12 @@ impl Watch {
     }
 
     /// The place in the row of those that go where there are too many, smallest first, of equals the oldest: whoever has
-    /// never been answered, however much of a head has come, before whoever has, the longest silent first. `None` with a
-    /// request in hand, which nobody may lose.
+    /// never been answered, however much of a head or a body has come, before whoever has, the longest silent first. `None`
+    /// with a whole request in hand, which nobody may lose.
     pub(super) fn rank(&self) -> Option<(bool, u32)> {
         let is_new = self.stage().is_new();
         let since = if is_new { 0 } else { self.since.load(Relaxed) };
-        (self.in_hand.load(Relaxed) == 0).then_some((!is_new, since))
+        (self.in_hand.load(Relaxed) <= self.awaited.load(Relaxed)).then_some((!is_new, since))
     }
 }
 
@@ -189,6 +204,16 @@ impl Drop for InHand {
         if self.0.in_hand.fetch_sub(1, Relaxed) == 1 {
             self.0.enter(Stage::Idle);
         }
+    }
+}
+
+/// A request in hand whose body has not come yet.
+#[derive(Debug)]
+pub(super) struct AwaitedBody(Arc<Watch>);
+
+impl Drop for AwaitedBody {
+    fn drop(&mut self) {
+        self.0.awaited.fetch_sub(1, Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::*;
 
@@ -305,5 +306,52 @@ async fn heads_and_handshakes_that_never_end_do_not_use_up_the_grace() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         stop.send(()).unwrap();
         tokio::time::timeout(Duration::from_secs(20), server).await.expect("in good time").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_takes_no_answer_is_given_up() {
+    let patience = Patience { idle: Duration::from_millis(1_500), ..short() };
+    let (url, _stop, _server, _client, folder) = start_tls(patience, hello()).await;
+    let mut roots = tokio_rustls::rustls::RootCertStore::empty();
+    let pem = std::fs::read(folder.path().join("certificate")).unwrap();
+    let certificate =
+        <tokio_rustls::rustls::pki_types::CertificateDer as PemObject>::from_pem_slice(&pem).unwrap();
+    roots.add(certificate).unwrap();
+    let mut config =
+        tokio_rustls::rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let address: SocketAddr = url[8..url.len() - 1].parse().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    // Its window is closed, and it goes on answering pings.
+    let (mut sender, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = axum::http::Request::get("https://127.0.0.1/").body(()).unwrap();
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let ended = tokio::time::timeout(Duration::from_secs(20), connection).await;
+    assert!(ended.is_ok(), "it still holds its place");
+}
+
+#[tokio::test]
+async fn whoever_holds_back_a_body_is_displaced_like_whoever_holds_back_a_head() {
+    let router = Router::new().route("/", get(async || "hello").post(async |body: String| body));
+    let doors = Doors { tls: None, max_connections: 4, patience: Patience::default() };
+    let (address, _stop, _server) = start_with(doors, router, Duration::from_secs(5)).await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        slow.push(client);
+    }
+    // Newcomers get in one after the other, each for one of those.
+    for _ in 0..4 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        let answered = tokio::time::timeout(Duration::from_secs(5), read_until(&mut client, "hello"));
+        assert!(answered.await.expect("a place").ends_with("hello"));
     }
 }

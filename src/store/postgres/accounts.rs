@@ -4,6 +4,7 @@ use sqlx::{QueryBuilder, query, query_as};
 
 use super::{PgLease, begin, trail};
 use crate::model::{Account, AccountStatus, Actor, Deed, Millis, OnlineStatus, Page, UserId};
+use crate::store::administrators::can_administer;
 use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
 use crate::store::texts::{check_new, check_patch, fits};
 use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, PasswordHash, Result};
@@ -176,8 +177,8 @@ async fn update_in_transaction(
     patch: &AccountPatch,
     by: Option<&Actor>,
 ) -> Result<Option<Account>> {
-    let administrators = trail::hold_administrators(lease, patch.may_end_an_administration()).await?;
-    let Some(before) = held(lease, id).await? else { return Ok(None) };
+    let (before, administrators) = held(lease, id, patch.may_end_an_administration()).await?;
+    let Some(before) = before else { return Ok(None) };
     let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
     trail::refuse_the_last(&administrators, &before, Some(&after))?;
     if let Some(by) = by {
@@ -189,15 +190,29 @@ async fn update_in_transaction(
     Ok(Some(after))
 }
 
-/// The account, held against everybody else until the transaction ends.
-async fn held(lease: &mut PgLease, id: UserId) -> Result<Option<Account>> {
-    let row: Option<AccountRow> = lease
-        .row(
-            query_as(concat!("SELECT ", account_columns!(), " FROM users u WHERE u.id = $1 FOR UPDATE"))
-                .bind(id),
+/// The account, held against everybody else until the transaction ends; and, where one administrator less may come of it,
+/// with all who may administer: of two who take the administration from each other at the same time the second waits, and
+/// sees. All are held in the order of ids, as every batch holds its users.
+async fn held(
+    lease: &mut PgLease,
+    id: UserId,
+    with_administrators: bool,
+) -> Result<(Option<Account>, Vec<UserId>)> {
+    let rows: Vec<AccountRow> = lease
+        .rows(
+            query_as(concat!(
+                "SELECT ",
+                account_columns!(),
+                " FROM users u WHERE u.id = $1 OR ($2 AND u.role = 'admin' AND u.may_be_present) ORDER BY u.id FOR UPDATE"
+            ))
+            .bind(id)
+            .bind(with_administrators),
         )
         .await?;
-    row.map(Account::try_from).transpose()
+    let accounts: Vec<Account> = convert(rows)?;
+    let administrators = accounts.iter().filter(|account| can_administer(account)).map(|account| account.id);
+    let administrators = administrators.collect();
+    Ok((accounts.into_iter().find(|account| account.id == id), administrators))
 }
 
 async fn apply(lease: &mut PgLease, id: UserId, patch: &AccountPatch) -> Result<Option<Account>> {
@@ -229,9 +244,13 @@ pub async fn delete(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Resu
 }
 
 async fn delete_in_transaction(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
-    let administrators = trail::hold_administrators(lease, true).await?;
-    let Some(before) = held(lease, id).await? else { return Ok(false) };
+    let (before, administrators) = held(lease, id, true).await?;
+    let Some(before) = before else { return Ok(false) };
     trail::refuse_the_last(&administrators, &before, None)?;
+    // In the order in which whoever ends them holds them, which the cascade does not keep.
+    lease
+        .execute(query("SELECT FROM login_sessions WHERE user_id = $1 ORDER BY sid FOR UPDATE").bind(id))
+        .await?;
     lease.execute(query("DELETE FROM users WHERE id = $1").bind(id)).await?;
     lease.execute(query("DELETE FROM presence_transitions WHERE user_id = $1").bind(id)).await?;
     if let Some(by) = by {

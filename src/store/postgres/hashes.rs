@@ -11,7 +11,7 @@ pub async fn foreign(lease: &mut PgLease, limit: u32) -> Result<Vec<PasswordHash
         .rows(
             query_as(
                 "SELECT password_hash FROM users WHERE left(password_hash, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$' \
-                 AND password_hash !~ '^(!|$)' ORDER BY id DESC LIMIT $1",
+                 AND left(password_hash, 1) NOT IN ('', '!') ORDER BY id DESC LIMIT $1",
             )
             .bind(i64::from(limit)),
         )

@@ -16,12 +16,12 @@ pub async fn import(lease: &mut PgLease, rows: &[ImportRow], dry_run: bool) -> R
     }
     if all_may(&verdicts) && !dry_run {
         let (with_id, without) = new_rows(rows, &verdicts);
+        if let Some(largest) = with_id.iter().filter_map(|index| rows[*index].id).max() {
+            move_sequence(lease, largest).await?;
+        }
         for indices in with_id.chunks(CHUNK) {
             let given = insert(lease, rows, indices, true).await?;
             note_ids(&mut verdicts, rows, indices, given);
-        }
-        if !with_id.is_empty() {
-            move_sequence(lease).await?;
         }
         for indices in without.chunks(CHUNK) {
             let given = insert(lease, rows, indices, false).await?;
@@ -90,15 +90,10 @@ async fn insert(
         .await
 }
 
-/// Moves the sequence past the ids that were brought along. The lock keeps others from adding accounts meanwhile, who
-/// would be given an id twice; it is the last thing but for rows without an id, and reads go on beside it.
-async fn move_sequence(lease: &mut PgLease) -> Result<()> {
-    lease.execute(query("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")).await?;
-    lease
-        .execute(query(
-            "SELECT setval(s, GREATEST((SELECT max(id) FROM users), COALESCE(pg_sequence_last_value(s), 1))) \
-             FROM (SELECT pg_get_serial_sequence('users', 'id')::regclass AS s) AS sequence",
-        ))
-        .await?;
-    Ok(())
+/// Moves the sequence past the ids that are brought along, before the first of them: who registers meanwhile is given none
+/// of them, and waits for nothing. A sequence is not part of the transaction; numbers left out are no loss.
+async fn move_sequence(lease: &mut PgLease, largest: UserId) -> Result<()> {
+    let statement = "SELECT setval(s, $1) FROM (SELECT pg_get_serial_sequence('users', 'id')::regclass AS s) AS sequence \
+                     WHERE $1 > COALESCE(pg_sequence_last_value(s), 0)";
+    lease.execute(query(statement).bind(largest)).await.map(drop)
 }

@@ -44,8 +44,9 @@ pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
     lease
         .execute(
             query(
-                "DELETE FROM login_sessions WHERE user_id = $1 AND created_at < $2 AND (ended_at < $2 OR ended_at IS NULL \
-                 AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = login_sessions.sid AND t.expires_at >= $2))",
+                "DELETE FROM login_sessions WHERE sid IN (SELECT sid FROM login_sessions s WHERE user_id = $1 \
+                 AND created_at < $2 AND (ended_at < $2 OR ended_at IS NULL AND NOT EXISTS \
+                 (SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at >= $2)) ORDER BY sid FOR UPDATE)",
             )
             .bind(new.user)
             .bind(new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc()),

@@ -1,9 +1,9 @@
 //! The trail of administrators on PostgreSQL, and the rule that one of them is always left.
 
-use sqlx::{QueryBuilder, query, query_as};
+use sqlx::{QueryBuilder, query};
 
 use super::PgLease;
-use crate::model::{Actor, Deed, Page, TrailEntry, UserId};
+use crate::model::{Actor, Deed, Page, TrailEntry};
 use crate::store::rows::{TrailRow, convert};
 use crate::store::{Result, Trail, TrailFilter};
 
@@ -53,16 +53,4 @@ fn push_matching(sql: &mut QueryBuilder<sqlx::Postgres>, filter: &TrailFilter) {
     if let Some(action) = filter.action {
         sql.push(" AND action = ").push_bind(action.as_str());
     }
-}
-
-/// Who may administer now. Where that may become less, they are held until the transaction ends, in one order: of two
-/// administrators who take the administration from each other at the same time the second waits, and sees.
-pub async fn hold_administrators(lease: &mut PgLease, may_become_less: bool) -> Result<Vec<UserId>> {
-    if !may_become_less {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<(UserId,)> = lease
-        .rows(query_as("SELECT id FROM users WHERE role = 'admin' AND may_be_present ORDER BY id FOR UPDATE"))
-        .await?;
-    Ok(rows.into_iter().map(|(id,)| id).collect())
 }

@@ -11,7 +11,7 @@ pub async fn foreign(lease: &mut SqliteLease, limit: u32) -> Result<Vec<Password
         .rows(
             query_as(
                 "SELECT password_hash FROM users WHERE substr(password_hash, 1, 31) <> '$argon2id$v=19$m=19456,t=2,p=1$' \
-                 AND password_hash <> '' AND substr(password_hash, 1, 1) <> '!' ORDER BY id DESC LIMIT ?1",
+                 AND substr(password_hash, 1, 1) NOT IN ('', '!') ORDER BY id DESC LIMIT ?1",
             )
             .bind(i64::from(limit)),
         )

@@ -22,6 +22,8 @@ const REDIS: &str = "redis-secret-hunter2";
 const MARK: &str = "hunter2";
 
 fn assert_clean(text: &str, secrets: &[String]) {
+    // How hashes begin stands in a statement; a hash goes on.
+    let text = text.replace("$argon2id$v=19$m=19456,t=2,p=1$'", "");
     let marks = secrets.iter().map(String::as_str).chain([MARK, "$argon2id$"]);
     for secret in marks {
         let found: Vec<_> = text.lines().filter(|line| line.contains(secret)).take(3).collect();
