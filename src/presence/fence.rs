@@ -19,6 +19,8 @@ type Result<T> = std::result::Result<T, PresenceError>;
 
 /// Accounts in one call.
 const CHUNK: u32 = 1_000;
+/// Sessions ended again between two renewals of a building.
+const ENDED_AT_ONCE: usize = 500;
 /// Between two looks at a fence that somebody else builds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// By how much the clocks of Redis, of SQL and of whoever dated the end of a session may differ, ms.
@@ -174,9 +176,13 @@ impl FenceKeeper {
                 return Ok(false);
             }
         }
-        self.end_sessions_again().await?;
-        if !self.keep(&mut site).await? {
-            return Ok(false);
+        // Thousands may have ended; done in one go, the building would lapse meanwhile, and never come to its end.
+        let ended = self.store.sessions_ended_since(self.tokens_may_live_since()).await?;
+        for chunk in ended.chunks(ENDED_AT_ONCE) {
+            self.live.end_again(chunk).await?;
+            if !self.keep(&mut site).await? {
+                return Ok(false);
+            }
         }
         let changes = self.store.account_changes(&cursor).await?;
         self.tell(&changes.users).await?;

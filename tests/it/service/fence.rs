@@ -107,3 +107,28 @@ async fn a_stop_does_not_grow_with_what_waits() {
         "too fast to tell"
     );
 }
+
+// Found by the fault harness, seed 120069 after 69 rounds: a building lapsed while it ended sessions, over and over.
+#[tokio::test]
+async fn a_fence_rises_again_though_thousands_of_sessions_have_ended_lately() {
+    let scene = Scene::start(Database::Postgres, 20, Duration::from_mins(1), &[]).await;
+    assert_eq!(scene.api.heartbeat(&access_token(2, "phone")).await.0, 200);
+    scene
+        .sql
+        .run(
+            "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, ended_at) \
+             SELECT 'old' || n, 2 + n % 10, now(), now(), now() FROM generate_series(1, 100000) n",
+        )
+        .await;
+    scene.redis.cli(&["FLUSHALL"]);
+    eventually(Duration::from_secs(60), async || {
+        match scene.api.heartbeat(&access_token(3, "phone")).await {
+            (status, ..) if status == 200 => Ok(()),
+            (status, body, _) => Err((status, body)),
+        }
+    })
+    .await;
+    let (status, ..) = scene.api.heartbeat(&access_token(3, "old100001")).await;
+    assert_eq!(status, 200);
+    assert_eq!(scene.api.heartbeat(&access_token(2, "old100000")).await.0, 401, "each end is known again");
+}
