@@ -121,11 +121,9 @@ async fn a_fence_rises_again_though_thousands_of_sessions_have_ended_lately() {
         )
         .await;
     scene.redis.cli(&["FLUSHALL"]);
-    eventually(Duration::from_mins(1), async || {
-        match scene.api.heartbeat(&access_token(3, "phone")).await {
-            (status, ..) if status == 200 => Ok(()),
-            (status, body, _) => Err((status, body)),
-        }
+    eventually(Duration::from_mins(1), async || match scene.api.heartbeat(&access_token(3, "phone")).await {
+        (status, ..) if status == 200 => Ok(()),
+        (status, body, _) => Err((status, body)),
     })
     .await;
     let (status, ..) = scene.api.heartbeat(&access_token(3, "old100001")).await;
