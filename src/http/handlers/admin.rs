@@ -180,8 +180,8 @@ async fn announce(state: &AppState, id: UserId) {
     }
 }
 
-/// Whether an edit of the caller's own account would lock him out. As nobody can do that to himself, somebody is
-/// always left who can administer.
+/// Whether an edit of the caller's own account would lock him out: mostly a slip. That somebody is left who can administer
+/// does not hang on it; the store sees to that.
 fn gives_up_administration(edit: &EditBody) -> bool {
     let role: Option<Role> = edit.role.as_deref().and_then(|word| word.parse().ok());
     let status: Option<AccountStatus> = edit.status.as_deref().and_then(|word| word.parse().ok());
