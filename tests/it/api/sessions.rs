@@ -20,6 +20,7 @@ on_both_databases!(
     a_new_password_ends_every_session_however_it_was_set,
     a_block_ends_the_sessions_for_good,
     an_administrator_ends_the_sessions_of_others,
+    a_token_with_somebody_elses_sid_speaks_for_its_own_user_alone,
 );
 
 async fn logout(stage: &Stage, access: &str, refresh: &str) -> Answer {
@@ -264,4 +265,20 @@ async fn an_administrator_ends_the_sessions_of_others(engine: Engine) {
     problem(&stage.api.heartbeat(&laptop.access).await, 401);
     assert_eq!(stage.status(phone.user_id()).await, "offline");
     assert_eq!(stage.api.heartbeat(&bob.access).await.0, 200);
+}
+
+async fn a_token_with_somebody_elses_sid_speaks_for_its_own_user_alone(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let ada = stage.join("ada").await;
+    let bob = stage.join("bob").await;
+    let sid = text(&claims(&ada.access)["sid"]);
+    let forged = crate::support::mint::access_token(bob.user_id(), &sid);
+    let (status, body, _) = stage.api.get("me/", Some(&forged)).await;
+    assert_eq!((status.as_u16(), &body["user"]["username"]), (200, &json!("bob")));
+    let listed = stage.api.get("me/sessions/", Some(&forged)).await.1;
+    assert!(!listed.to_string().contains(&sid), "{listed}");
+    problem(&stage.api.delete(&format!("me/sessions/{sid}/"), Some(&forged)).await, 404);
+    problem(&logout(&stage, &forged, &ada.refresh).await, 403);
+    assert_eq!(stage.api.heartbeat(&ada.access).await.0, 200, "nothing of hers has ended");
+    assert_eq!(refresh_status(&stage, &ada).await, 200);
 }
