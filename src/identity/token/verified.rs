@@ -181,7 +181,7 @@ mod tests {
         let anew = verified.fingerprint("anew");
         verified.note(anew, &who(3), Millis(1_000));
         assert!(verified.find(anew, Millis(0)).is_some());
-        assert_eq!(verified.find(old, Millis(0)), None);
+        assert_eq!(verified.find(verified.fingerprint("old"), Millis(0)), None);
     }
 
     #[test]
