@@ -16,6 +16,7 @@ mod link;
 mod live_set;
 mod measure;
 mod mend;
+mod reading;
 mod scripts;
 mod stream;
 
@@ -27,9 +28,10 @@ pub use deadlines::{Due, Epoch, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, FormerFence, Verdict};
-pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
+pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
+pub use reading::{OnlinePage, Presences};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.
