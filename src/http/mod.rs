@@ -8,9 +8,11 @@ pub mod answer;
 pub mod body;
 pub mod client;
 pub mod cors;
+pub mod cursor;
 pub mod extract;
 mod guard;
 pub mod handlers;
+pub mod lists;
 pub mod problem;
 pub mod query;
 pub mod server;
@@ -40,6 +42,8 @@ pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 pub struct AppState {
     /// Who is there.
     pub presence: PresenceService,
+    /// Lists of who is there.
+    pub lists: lists::Lists,
     /// Who may speak.
     pub identity: Identity,
     /// What is counted.
