@@ -171,10 +171,10 @@ pub(super) fn mend_counts_beside(store: &Arc<dyn Store>) {
         match store.mend_counts().await {
             Ok(0) => {}
             Ok(wrong) => {
-                tracing::warn!(wrong, "the numbers of accounts were put right: their triggers were off")
+                tracing::warn!(wrong, "the numbers of accounts were put right: their triggers had been off");
             }
             Err(error) => {
-                tracing::warn!(%error, "whether the numbers of accounts are right was not looked at")
+                tracing::warn!(%error, "the numbers of accounts were not looked at; the next start will");
             }
         }
     });

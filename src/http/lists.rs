@@ -125,8 +125,8 @@ fn each<C: Cursor>(
     let answers = askers.iter().map(|asker| {
         let account = accounts.get(&asker.user).ok_or_else(Problem::account_gone)?;
         let view = view(account, *asker, by_status)?;
-        let made = if view == View::Whole { &mut whole } else { &mut public };
-        made.get_or_insert_with(|| make(&reading, view)).clone()
+        let answer = if view == View::Whole { &mut whole } else { &mut public };
+        answer.get_or_insert_with(|| make(&reading, view)).clone()
     });
     answers.collect()
 }

@@ -122,14 +122,12 @@ impl Parameters {
             self.errors.add("cursor", "cannot be given together with 'page': leave one of the two out");
             return page.into();
         }
-        match C::read(&text) {
-            Some(cursor) => Place::After(cursor, page.size),
-            None => {
-                let wrong = "must be the 'next_cursor' of an earlier answer of this list: begin without one";
-                self.errors.add("cursor", wrong);
-                page.into()
-            }
-        }
+        let Some(cursor) = C::read(&text) else {
+            let wrong = "must be the 'next_cursor' of an earlier answer of this list: begin without one";
+            self.errors.add("cursor", wrong);
+            return page.into();
+        };
+        Place::After(cursor, page.size)
     }
 
     fn number(&mut self, name: &str, default: u32, max: u32) -> Option<u32> {

@@ -51,12 +51,11 @@ impl PresenceService {
             // Whoever changed between the two reads belongs to another list now.
             users.retain(|user| user.presence.status == asked);
         }
-        let online_count = match count {
-            Some(count) => count,
-            None => {
-                let mirror = self.inner.store.list_present_in_mirror(self.heard_since(), FIRST.into(), &[]);
-                mirror.await?.total
-            }
+        let online_count = if let Some(count) = count {
+            count
+        } else {
+            let mirror = self.inner.store.list_present_in_mirror(self.heard_since(), FIRST.into(), &[]);
+            mirror.await?.total
         };
         Ok(Reading { value: Listing { users, total, online_count, next, askers }, degraded })
     }
@@ -103,8 +102,8 @@ impl PresenceService {
             Place::Page(page) => Place::Page(page),
             Place::After(cursor, size) => Place::After((cursor.deadline.plus(-ttl_ms), cursor.user), size),
         };
-        let list = self.inner.store.list_present_in_mirror(self.heard_since(), place, askers).await?;
-        let AccountList { accounts, has_more, total, askers } = list;
+        let AccountList { accounts, has_more, total, askers } =
+            self.inner.store.list_present_in_mirror(self.heard_since(), place, askers).await?;
         let last = accounts.last().filter(|_| has_more);
         let next = last.and_then(|account| {
             Some(OnlineCursor { deadline: account.last_seen?.plus(ttl_ms), user: account.id })

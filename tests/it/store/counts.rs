@@ -236,17 +236,16 @@ async fn a_page_deep_in_the_list_reads_no_more_than_a_block_on_postgres() {
             store.list_accounts(&all, place, &[7]).await.unwrap();
         }
         // A connection reports at most once a second, with a statement.
-        let mut last = read().await;
-        last = settled(&store, &read, last).await;
+        let before = settled(&store, &read, read().await).await;
         let list = store.list_accounts(&all, place, &[7]).await.unwrap();
         assert_eq!((list.accounts.len(), list.total), (place.size() as usize, 60_000));
         let after = eventually(Duration::from_secs(20), async || {
             store.ping().await.unwrap();
             let now = read().await;
-            if now.1 > last.1 { Ok(now) } else { Err(now) }
+            if now.1 > before.1 { Ok(now) } else { Err(now) }
         })
         .await;
-        let rows = after.0 - last.0;
+        let rows = after.0 - before.0;
         assert!(rows > 0 && rows <= most, "{place:?}: {rows} rows, {most} at most");
     }
 }
