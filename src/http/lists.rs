@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -21,6 +22,10 @@ use crate::presence::{ListQuery, Listing, PresenceError, PresenceService, Readin
 
 /// A client asks each time, and is told where nothing has changed; nobody between keeps anything.
 static CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
+
+/// How long a list may take before those who ask for it meanwhile begin another: many times what one takes that counts
+/// nothing. With it a database that hangs is said to be away in as good time as ever.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What is asked. Who asks is no part of it, but where the answer hangs on that beyond what is shown of each user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,7 +59,7 @@ impl Lists {
     /// Lists as `presence` has them.
     pub fn new(presence: PresenceService) -> Self {
         let presence = Arc::new(presence);
-        Self(Shared::new(move |question, askers| {
+        Self(Shared::new(HEAD_START, move |question, askers| {
             let presence = Arc::clone(&presence);
             async move { answer(&presence, &question, &askers).await }.boxed()
         }))

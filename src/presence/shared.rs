@@ -2,15 +2,18 @@
 //!
 //! The same natural batching as the group commit. Nobody joins an answer that is under way: it may have looked already,
 //! and what the asker has just been told of a change of his would be missing from it. The next one begins after all who
-//! share it have asked. A question that nobody else asks waits for nothing.
+//! share it have asked. A question that nobody else asks waits for nothing, and none waits long: an answer that takes its
+//! time is overtaken by the next.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Askers who may wait at once, whatever they ask.
 const MOST_WAITING: usize = 16_384;
@@ -36,6 +39,7 @@ pub struct Shared<Q, C, A> {
 
 struct Inner<Q, C, A> {
     work: Box<Work<Q, C, A>>,
+    head_start: Duration,
     open: Mutex<Open<Q, C, A>>,
 }
 
@@ -57,10 +61,14 @@ where
     C: Send + 'static,
     A: Send + 'static,
 {
-    /// `work` answers a question for several callers, one answer each, in their order.
-    pub fn new(work: impl Fn(Q, Vec<C>) -> BoxFuture<'static, Vec<A>> + Send + Sync + 'static) -> Self {
+    /// `work` answers a question for several callers, one answer each, in their order. The next answer begins when the one
+    /// under way is there, or has had its head start: so long an asker waits at most before his begins.
+    pub fn new(
+        head_start: Duration,
+        work: impl Fn(Q, Vec<C>) -> BoxFuture<'static, Vec<A>> + Send + Sync + 'static,
+    ) -> Self {
         let open = Mutex::new(Open { questions: HashMap::new(), waiting: 0 });
-        Self { inner: Arc::new(Inner { work: Box::new(work), open }) }
+        Self { inner: Arc::new(Inner { work: Box::new(work), head_start, open }) }
     }
 
     /// The answer, which begins after this call.
@@ -92,12 +100,17 @@ impl<Q, C, A> Inner<Q, C, A> {
 }
 
 /// The task of one question: it goes on as long as somebody waits.
-struct Rounds<Q: Eq + Hash, C, A> {
+struct Rounds<Q, C, A> {
     inner: Arc<Inner<Q, C, A>>,
     question: Q,
 }
 
-impl<Q: Eq + Hash + Clone, C, A> Rounds<Q, C, A> {
+impl<Q, C, A> Rounds<Q, C, A>
+where
+    Q: Eq + Hash + Clone + Send + 'static,
+    C: Send + 'static,
+    A: Send + 'static,
+{
     async fn run(self) {
         while let Some(waiting) = self.next() {
             // Who has hung up needs no answer.
@@ -106,10 +119,15 @@ impl<Q: Eq + Hash + Clone, C, A> Rounds<Q, C, A> {
             if callers.is_empty() {
                 continue;
             }
-            let given = (self.inner.work)(self.question.clone(), callers).await;
-            for (answer, given) in answers.into_iter().zip(given) {
-                let _ = answer.send(given);
-            }
+            let (inner, question) = (Arc::clone(&self.inner), self.question.clone());
+            // Of its own: where it panics those who wait for it are let go, and nobody else.
+            let round = tokio::spawn(async move {
+                let given = (inner.work)(question, callers).await;
+                for (answer, given) in answers.into_iter().zip(given) {
+                    let _ = answer.send(given);
+                }
+            });
+            let _ = timeout(self.inner.head_start, round).await;
         }
     }
 
@@ -123,17 +141,6 @@ impl<Q: Eq + Hash + Clone, C, A> Rounds<Q, C, A> {
             return None;
         }
         Some(waiting)
-    }
-}
-
-impl<Q: Eq + Hash, C, A> Drop for Rounds<Q, C, A> {
-    /// After a panic of the work nobody would answer those who wait: they are let go.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut open = self.inner.open();
-            let waiting = open.questions.remove(&self.question).unwrap_or_default();
-            open.waiting -= waiting.len();
-        }
     }
 }
 
@@ -154,9 +161,13 @@ mod tests {
     }
 
     fn stage() -> Stage {
+        stage_with(Duration::from_hours(1))
+    }
+
+    fn stage_with(head_start: Duration) -> Stage {
         let (go, rounds) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         let (gate, count) = (Arc::clone(&go), Arc::clone(&rounds));
-        let shared = Shared::new(move |question: &'static str, callers: Vec<u32>| {
+        let shared = Shared::new(head_start, move |question: &'static str, callers: Vec<u32>| {
             let (gate, round) = (Arc::clone(&gate), count.fetch_add(1, Ordering::SeqCst));
             async move {
                 gate.acquire().await.unwrap().forget();
@@ -225,11 +236,27 @@ mod tests {
         stage.settle().await;
         let late = stage.ask("panic", 3);
         stage.settle().await;
-        stage.go.add_permits(1);
+        // One round has one of them, or both.
+        stage.go.add_permits(3);
         for one in asked.into_iter().chain([late]) {
             assert_eq!(one.await.unwrap(), Err(Unanswered::Panicked));
         }
+        stage.settle().await;
         assert_eq!(stage.shared.inner.open().waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_its_time_is_overtaken() {
+        let stage = stage_with(Duration::from_millis(1));
+        let slow = stage.ask("a", 1);
+        stage.settle().await;
+        let next = stage.ask("a", 2);
+        // Nothing lets the first one go on before the second one has begun.
+        while stage.rounds.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        stage.go.add_permits(2);
+        assert_eq!((slow.await.unwrap(), next.await.unwrap()), (Ok((0, 1)), Ok((1, 2))));
     }
 
     #[tokio::test]
