@@ -25,7 +25,7 @@ static CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// How long a list may take before those who ask for it meanwhile begin another: many times what one takes that counts
 /// nothing. With it a database that hangs is said to be away in as good time as ever.
-const HEAD_START: Duration = Duration::from_millis(250);
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// What is asked. Who asks is no part of it, but where the answer hangs on that beyond what is shown of each user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
