@@ -28,13 +28,36 @@ pub async fn all(
         Place::Page(page) => page.offset(),
         Place::After(..) => 0,
     };
-    let by_block = filter.is_open() && offset > 0;
     let mut sql = Sql::new("");
+    if filter.search.is_some() {
+        push_found(&mut sql, filter, place, offset);
+    } else {
+        push_in_order(&mut sql, filter, place, offset);
+    }
+    push_askers(&mut sql, askers);
+    sql.push(total_begin!());
+    if filter.search.is_some() {
+        sql.push("(SELECT count(*) FROM matching)");
+    } else if filter.is_open() {
+        sql.push(all_accounts!());
+    } else {
+        sql.push("(SELECT count(*)");
+        push_matching(&mut sql, filter);
+        sql.push(")");
+    }
+    sql.push(total_end!());
+    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
+    listed(rows, place.size(), |account| account.id)
+}
+
+/// The page straight from the order of ids, up to its end.
+fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    let by_block = filter.is_open() && offset > 0;
     if by_block {
         sql.push(place_begin!()).push_bind(offset).push(place_end!());
     }
-    push_page(&mut sql);
-    push_matching(&mut sql, filter);
+    push_page(sql);
+    push_matching(sql, filter);
     if by_block {
         sql.push(concat!(" AND u.id >= (SELECT block * ", block!(), " FROM place)"));
     }
@@ -47,18 +70,21 @@ pub async fn all(
     } else if offset > 0 {
         sql.push(" OFFSET ").push_bind(offset);
     }
-    push_askers(&mut sql, askers);
-    sql.push(total_begin!());
-    if filter.is_open() {
-        sql.push(all_accounts!());
-    } else {
-        sql.push("(SELECT count(*)");
-        push_matching(&mut sql, filter);
-        sql.push(")");
+}
+
+/// The page of a search, which costs more than anything else here and finds few: all texts are looked at once, for the page
+/// and the count alike.
+fn push_found(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
+    push_matching(sql, filter);
+    sql.push(") ");
+    push_page(sql);
+    sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");
+    if let Place::After(user, _) = place {
+        sql.push(" AND m.id > ").push_bind(user);
     }
-    sql.push(total_end!());
-    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
-    listed(rows, place.size(), |account| account.id)
+    sql.push(" ORDER BY m.id LIMIT ").push_bind(i64::from(place.size()) + 1);
+    sql.push(" OFFSET ").push_bind(offset).push(")");
 }
 
 pub async fn present(
