@@ -163,6 +163,23 @@ pub(super) async fn migrate(store: &Arc<dyn Store>) -> anyhow::Result<bool> {
     }
 }
 
+/// Puts right how many accounts there are said to be, beside everything else: it takes the longer the more there are, and
+/// nothing waits for it. Where it fails the numbers are as they were.
+pub(super) fn mend_counts_beside(store: &Arc<dyn Store>) {
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        match store.mend_counts().await {
+            Ok(0) => {}
+            Ok(wrong) => {
+                tracing::warn!(wrong, "the numbers of accounts were put right: their triggers had been off");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the numbers of accounts were not looked at; the next start will");
+            }
+        }
+    });
+}
+
 /// [`migrate`], waiting as long as the database is away.
 pub(super) async fn migrate_in_time(store: &Arc<dyn Store>) -> anyhow::Result<()> {
     for attempt in 0.. {

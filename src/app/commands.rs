@@ -19,6 +19,10 @@ pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     for name in applied {
         println!("applied: {name}");
     }
+    let wrong = store.mend_counts().await.context("the numbers of accounts could not be looked at")?;
+    if wrong > 0 {
+        println!("put right: {wrong} numbers of accounts");
+    }
     Ok(())
 }
 

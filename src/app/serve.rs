@@ -13,6 +13,7 @@ use super::backing::{self, DataFolder};
 use super::exposure;
 use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
+use crate::http::lists::Lists;
 use crate::http::{self, AppState};
 use crate::identity::Identity;
 use crate::live::{EmbeddedRedis, LiveError, LiveSet};
@@ -63,6 +64,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let mut database = std::pin::pin!(async {
         backing::migrate_in_time(&store).await?;
+        backing::mend_counts_beside(&store);
         if let Some(admin) = ensure_admin(settings, &store, &identity).await? {
             println!("admin password: {}", admin.shown());
         }
@@ -137,7 +139,8 @@ async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
 /// What the handlers ask.
 fn state(settings: &Settings, presence: PresenceService, identity: Identity, metrics: Registry) -> AppState {
     let trusted_proxies = settings.doors.trusted_proxies.clone();
-    AppState { presence, identity, metrics: Arc::new(metrics), trusted_proxies }
+    let lists = Lists::new(presence.clone());
+    AppState { presence, lists, identity, metrics: Arc::new(metrics), trusted_proxies }
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future is done when one has come.
@@ -187,6 +190,9 @@ async fn at_first(
         false
     };
     let database_is_ready = backing::migrate(store).await?;
+    if database_is_ready {
+        backing::mend_counts_beside(store);
+    }
     exposure::refuse_generated_password(settings, store, database_is_ready).await?;
     let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
     Ok(First { redis_is_ready, database_is_ready, admin })

@@ -9,9 +9,11 @@ pub mod body;
 mod carry;
 pub mod client;
 pub mod cors;
+pub mod cursor;
 pub mod extract;
 pub mod front;
 pub mod handlers;
+pub mod lists;
 pub mod problem;
 pub mod query;
 pub mod server;
@@ -41,6 +43,8 @@ pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 pub struct AppState {
     /// Who is there.
     pub presence: PresenceService,
+    /// Lists of who is there.
+    pub lists: lists::Lists,
     /// Who may speak.
     pub identity: Identity,
     /// What is counted.

@@ -7,26 +7,27 @@ use std::str::FromStr;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use super::cursor::Cursor;
 use super::problem::Problem;
 use crate::identity::{FieldErrors, TrailFilter};
 use crate::model::account::UnknownWord;
 use crate::model::page::MAX_PER_PAGE;
-use crate::model::{AccountStatus, OnlineStatus, Page, UserId};
+use crate::model::{AccountStatus, OnlineCursor, OnlineStatus, Page, Place, UserId};
 
 /// Items a page where the client does not say.
 const DEFAULT_PER_PAGE: u32 = 50;
 /// The longest `search`, characters: no username or e-mail address is longer.
 const MAX_SEARCH: usize = 254;
 
-/// `page` and `per_page`.
+/// `page` or `cursor`, and `per_page`, in the list of who is online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageQuery(pub Page);
+pub struct OnlineParameters(pub Place<OnlineCursor>);
 
-/// A page and what the list is narrowed to.
+/// A part of the list of all users, and what that is narrowed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListParameters {
-    /// `page` and `per_page`.
-    pub page: Page,
+    /// `page` or `cursor`, and `per_page`.
+    pub place: Place<UserId>,
     /// `search`, unless empty.
     pub search: Option<String>,
     /// `status`, unless empty.
@@ -59,13 +60,13 @@ impl<S: Send + Sync> FromRequestParts<S> for TrailParameters {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
+impl<S: Send + Sync> FromRequestParts<S> for OnlineParameters {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut parameters = Parameters::parse(parts.uri.query());
-        let page = parameters.page();
+        let place = parameters.place();
         parameters.done()?;
-        Ok(Self(page))
+        Ok(Self(place))
     }
 }
 
@@ -74,7 +75,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ListParameters {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut parameters = Parameters::parse(parts.uri.query());
         let list = Self {
-            page: parameters.page(),
+            place: parameters.place(),
             search: parameters.search(),
             status: parameters.word("status"),
             online_status: parameters.word("online_status"),
@@ -110,6 +111,23 @@ impl Parameters {
             number: self.number("page", 1, u32::MAX).unwrap_or(1),
             size: self.number("per_page", DEFAULT_PER_PAGE, MAX_PER_PAGE).unwrap_or(DEFAULT_PER_PAGE),
         }
+    }
+
+    fn place<C: Cursor>(&mut self) -> Place<C> {
+        let has_page = self.pairs.iter().any(|(key, _)| key == "page");
+        let page = self.page();
+        // Empty is what a client sends who begins.
+        let Some(text) = self.take("cursor").filter(|text| !text.is_empty()) else { return page.into() };
+        if has_page {
+            self.errors.add("cursor", "cannot be given together with 'page': leave one of the two out");
+            return page.into();
+        }
+        let Some(cursor) = C::read(&text) else {
+            let wrong = "must be the 'next_cursor' of an earlier answer of this list: begin without one";
+            self.errors.add("cursor", wrong);
+            return page.into();
+        };
+        Place::After(cursor, page.size)
     }
 
     fn number(&mut self, name: &str, default: u32, max: u32) -> Option<u32> {
@@ -164,6 +182,7 @@ mod tests {
 
     use super::super::testing;
     use super::*;
+    use crate::model::Millis;
 
     async fn parse(query: &str) -> Result<ListParameters, Problem> {
         let (mut parts, ()) = Request::get(format!("/?{query}")).body(()).unwrap().into_parts();
@@ -173,12 +192,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_asked_for_has_its_default() {
         let plain = ListParameters {
-            page: Page { number: 1, size: 50 },
+            place: Page { number: 1, size: 50 }.into(),
             search: None,
             status: None,
             online_status: None,
         };
-        for query in ["", "unknown=1&_=5", "search=&status=&online_status="] {
+        for query in ["", "unknown=1&_=5", "search=&status=&online_status=", "cursor=", "cursor=&page=1"] {
             assert_eq!(parse(query).await, Ok(plain.clone()), "{query}");
         }
     }
@@ -187,18 +206,24 @@ mod tests {
     async fn everything_is_read() {
         let query = "page=3&per_page=1000&search=%25a_%2B+b&status=banned&online_status=away";
         let read = ListParameters {
-            page: Page { number: 3, size: 1000 },
+            place: Page { number: 3, size: 1000 }.into(),
             search: Some("%a_+ b".into()),
             status: Some(AccountStatus::Banned),
             online_status: Some(OnlineStatus::Away),
         };
         assert_eq!(parse(query).await, Ok(read));
-        assert_eq!(parse("page=4294967295").await.unwrap().page.number, u32::MAX);
+        let last = Page { number: u32::MAX, size: 50 };
+        assert_eq!(parse("page=4294967295").await.unwrap().place, last.into());
+        let behind = parse(&format!("per_page=7&cursor={}", 12.write())).await.unwrap();
+        assert_eq!(behind.place, Place::After(12, 7));
     }
 
     #[tokio::test]
     async fn a_bad_value_is_named_and_never_clamped() {
         let long = format!("search={}", "x".repeat(255));
+        let cursor = 12.write();
+        let (both, twice) = (format!("cursor={cursor}&page=1"), format!("cursor={cursor}&cursor={cursor}"));
+        let others = format!("cursor={}", OnlineCursor { deadline: Millis(5), user: 12 }.write());
         let table = [
             ("page=0", "page"),
             ("page=-1", "page"),
@@ -218,6 +243,11 @@ mod tests {
             ("status=ACTIVE", "status"),
             ("status=active&status=active", "status"),
             ("online_status=busy", "online_status"),
+            ("cursor=12", "cursor"),
+            ("cursor=%00", "cursor"),
+            (both.as_str(), "cursor"),
+            (twice.as_str(), "cursor"),
+            (others.as_str(), "cursor"),
         ];
         for (query, name) in table {
             let problem = parse(query).await.unwrap_err().into_response();

@@ -18,6 +18,7 @@ mod live_set;
 mod measure;
 mod mend;
 mod packed;
+mod reading;
 mod scripts;
 mod stream;
 
@@ -30,9 +31,10 @@ pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, FormerFence, Verdict};
 pub use heartbeats::{Heartbeat, HeartbeatOutcome};
-pub use live_set::{LiveSet, OnlinePage, StatusOutcome};
+pub use live_set::{LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
+pub use reading::{OnlinePage, Presences};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.

@@ -18,7 +18,7 @@ pub mod transition;
 
 pub use account::{Account, AccountStatus, Role, UserId};
 pub use merge::{Evidence, Presence};
-pub use page::Page;
+pub use page::{OnlineCursor, Page, Place};
 pub use session::{HeartbeatWord, SessionId, SessionKey};
 pub use status::OnlineStatus;
 pub use time::Millis;

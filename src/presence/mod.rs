@@ -1,13 +1,14 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
-//! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`) and the upkeep of the fence
-//! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
+//! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`), the
+//! sharing of one answer among those who ask the same (`shared`) and the upkeep of the fence (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
 mod counts;
 pub mod drill;
 mod fence;
 mod read;
+mod shared;
 mod trouble;
 
 use std::sync::Arc;
@@ -20,10 +21,14 @@ use self::batch::Batcher;
 use self::counts::Counts;
 use self::fence::FenceKeeper;
 use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
-use crate::model::{Account, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective};
-use crate::store::{AccountFilter, Store, StoreError};
+use crate::model::{
+    Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective,
+};
+use crate::store::{Store, StoreError};
 
+pub use self::shared::{Shared, Unanswered};
 pub use self::trouble::Trouble;
+pub use crate::store::EmailSearch;
 
 /// How long a heartbeat may wait for the fence: API.md allows 2 s where Redis hangs, and a reader who was let in by SQL
 /// instead still needs SQL's answer within them.
@@ -83,23 +88,31 @@ pub struct Reading<T> {
     pub degraded: bool,
 }
 
-/// One page of users.
+/// One part of a list of users, in which a `C` names a place.
 #[derive(Debug, Clone)]
-pub struct Listing {
+pub struct Listing<C> {
     /// The page.
     pub users: Vec<User>,
     /// How many users match, on all pages.
     pub total: i64,
     /// How many users are online or away, whatever the page and the filter.
     pub online_count: i64,
+    /// Behind whom the next part begins; `None` at the end.
+    pub next: Option<C>,
+    /// Those who asked, as SQL has them at that instant; those who exist, in any order.
+    pub askers: Vec<Account>,
 }
 
-/// Which users a list shows; see [`AccountFilter`].
-#[derive(Debug, Clone, Default)]
+/// Which users a list shows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ListQuery {
-    /// A part of the username (and of the e-mail where the filter says so).
-    pub accounts: AccountFilter,
-    /// Only users of this effective status. (`accounts.presence` is filled in from it; leave it `None`.)
+    /// Only users whose username holds this, whatever the case.
+    pub search: Option<String>,
+    /// Whether the e-mail is searched too.
+    pub search_email: EmailSearch,
+    /// Only accounts of this standing.
+    pub status: Option<AccountStatus>,
+    /// Only users of this effective status.
     pub online_status: Option<OnlineStatus>,
 }
 

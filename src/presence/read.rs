@@ -1,4 +1,4 @@
-//! Reading: one query to SQL, one round trip to Redis, and the merge.
+//! Reading: one statement to SQL, one round trip to Redis, and the merge.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::{ListQuery, Listing, PresenceError, PresenceService, Reading, User};
 use crate::live::LiveError;
 use crate::model::merge::{Evidence, effective};
-use crate::model::{Account, Millis, Page, Presence, UserId};
-use crate::store::{AccountFilter, PresenceFilter};
+use crate::model::{Account, Millis, OnlineCursor, Page, Place, Presence, UserId};
+use crate::store::{AccountFilter, AccountList, PresenceFilter};
 
 type Result<T> = std::result::Result<T, PresenceError>;
 
@@ -31,57 +31,93 @@ impl PresenceService {
         Ok(Reading { value: value.into_iter().next(), degraded })
     }
 
-    /// A page of all accounts that match.
-    pub async fn list(&self, query: &ListQuery, page: Page) -> Result<Reading<Listing>> {
+    /// A part of the list of all accounts that match, ordered by id: one statement, then one call of Redis a shard. A filter
+    /// by status asks Redis before as well, for what SQL's mirror does not know yet.
+    pub async fn list(
+        &self,
+        query: &ListQuery,
+        place: Place<UserId>,
+        askers: &[UserId],
+    ) -> Result<Reading<Listing<UserId>>> {
         let filter = self.filter(query).await;
-        let (accounts, count) = tokio::join!(
-            self.inner.store.list_accounts(&filter, page),
-            self.or_degraded(self.inner.live.online_count())
-        );
-        let accounts = accounts?;
-        let Reading { value: mut users, degraded } = self.read(accounts.accounts).await?;
-        // A page without users asks Redis for none; the count does.
-        let count = count.filter(|_| !degraded);
-        let degraded = count.is_none();
+        let AccountList { accounts, has_more, total, askers } =
+            self.inner.store.list_accounts(&filter, place, askers).await?;
+        let next = accounts.last().filter(|_| has_more).map(|account| account.id);
+        let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
+        let found = self.or_degraded(self.inner.live.read_and_count(&ids)).await;
+        let (count, presences) = found.map(|found| (found.count, found.users)).unzip();
+        let Reading { value: mut users, degraded } = self.merge(accounts, presences);
         if let Some(asked) = query.online_status {
             // Whoever changed between the two reads belongs to another list now.
             users.retain(|user| user.presence.status == asked);
         }
-        let online_count = match count {
-            Some(count) => count,
-            None => self.inner.store.list_present_in_mirror(self.heard_since(), FIRST).await?.total,
+        let online_count = if let Some(count) = count {
+            count
+        } else {
+            let mirror = self.inner.store.list_present_in_mirror(self.heard_since(), FIRST.into(), &[]);
+            mirror.await?.total
         };
-        Ok(Reading { value: Listing { users, total: accounts.total, online_count }, degraded })
+        Ok(Reading { value: Listing { users, total, online_count, next, askers }, degraded })
     }
 
-    /// A page of who is online or away, most recently seen first.
-    pub async fn online(&self, page: Page) -> Result<Reading<Listing>> {
-        let Some(present) = self.or_degraded(self.inner.live.online(page)).await else {
-            return self.online_by_mirror(page).await;
+    /// A part of the list of who is online or away, most recently seen first. The live set says who, in one call a shard;
+    /// then SQL and Redis are asked at once about them.
+    ///
+    /// Whoever sends a heartbeat moves to the front, away from a walk by cursors: it meets nobody twice, and everybody who
+    /// stays and is silent meanwhile. By page numbers those whom somebody overtakes are met twice.
+    pub async fn online(
+        &self,
+        place: Place<OnlineCursor>,
+        askers: &[UserId],
+    ) -> Result<Reading<Listing<OnlineCursor>>> {
+        let Some(present) = self.or_degraded(self.inner.live.online(place)).await else {
+            return self.online_by_mirror(place, askers).await;
         };
-        let accounts = self.inner.store.accounts(&present.users).await?;
+        let asked = [&present.users, askers].concat();
+        let (accounts, presences) = tokio::join!(
+            self.inner.store.accounts(&asked),
+            self.or_degraded(self.inner.live.read(&present.users))
+        );
+        let Some(presences) = presences else { return self.online_by_mirror(place, askers).await };
         let mut by_id: HashMap<UserId, Account> =
-            accounts.into_iter().map(|account| (account.id, account)).collect();
-        let accounts = present.users.iter().filter_map(|id| by_id.remove(id)).collect();
-        let Reading { value: mut users, degraded } = self.read(accounts).await?;
-        if degraded {
-            return self.online_by_mirror(page).await;
-        }
-        users.retain(|user| user.presence.status.is_online());
-        let listing = Listing { users, total: present.count, online_count: present.count };
+            accounts?.into_iter().map(|account| (account.id, account)).collect();
+        let askers = askers.iter().filter_map(|id| by_id.get(id).cloned()).collect();
+        let users = present.users.iter().zip(presences).filter_map(|(id, presence)| {
+            let account = by_id.remove(id)?;
+            let presence = effective(&account, Evidence::Live(presence));
+            presence.status.is_online().then_some(User { account, presence })
+        });
+        let (users, count) = (users.collect(), present.count);
+        let listing = Listing { users, total: count, online_count: count, next: present.next, askers };
         Ok(Reading { value: listing, degraded: false })
     }
 
-    async fn online_by_mirror(&self, page: Page) -> Result<Reading<Listing>> {
-        let list = self.inner.store.list_present_in_mirror(self.heard_since(), page).await?;
-        let Reading { value: users, .. } = self.merge(list.accounts, None);
-        Ok(Reading { value: Listing { users, total: list.total, online_count: list.total }, degraded: true })
+    async fn online_by_mirror(
+        &self,
+        place: Place<OnlineCursor>,
+        askers: &[UserId],
+    ) -> Result<Reading<Listing<OnlineCursor>>> {
+        let ttl_ms = self.inner.live.ttl_ms();
+        let place = match place {
+            Place::Page(page) => Place::Page(page),
+            Place::After(cursor, size) => Place::After((cursor.deadline.plus(-ttl_ms), cursor.user), size),
+        };
+        let AccountList { accounts, has_more, total, askers } =
+            self.inner.store.list_present_in_mirror(self.heard_since(), place, askers).await?;
+        let last = accounts.last().filter(|_| has_more);
+        let next = last.and_then(|account| {
+            Some(OnlineCursor { deadline: account.last_seen?.plus(ttl_ms), user: account.id })
+        });
+        let Reading { value: users, .. } = self.merge(accounts, None);
+        let listing = Listing { users, total, online_count: total, next, askers };
+        Ok(Reading { value: listing, degraded: true })
     }
 
     /// The filter by effective status: SQL's mirror, put right by what Redis has not handed over yet.
     async fn filter(&self, query: &ListQuery) -> AccountFilter {
-        let mut filter = query.accounts.clone();
-        if let Some(is) = query.online_status {
+        let ListQuery { search, search_email, status, online_status } = query.clone();
+        let mut filter = AccountFilter { search, search_email, status, presence: None };
+        if let Some(is) = online_status {
             let unsettled = self.or_degraded(self.inner.live.unsettled(UNSETTLED_AT_MOST)).await;
             filter.presence = Some(match unsettled {
                 Some(corrections) => PresenceFilter { is, corrections, mirror_counts_since: None },

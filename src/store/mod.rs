@@ -7,6 +7,7 @@ mod administrators;
 mod batch;
 mod import;
 mod lease;
+mod listing;
 pub mod postgres;
 mod rotation;
 mod rows;
@@ -21,12 +22,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
 
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, MirrorRow,
-    NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, EmailSearch,
+    MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
     RotationRequest, Session, SetAside, Standing, StoreError, Trail, TrailFilter,
 };
 
@@ -90,11 +91,28 @@ pub trait Store: Send + Sync + 'static {
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Account>>;
     /// The account whose username is `login`, or else whose e-mail is, whatever the case, with its password hash.
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>>;
-    /// One page of the accounts that match, ordered by id, and how many match in all. One or two statements.
-    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList>;
-    /// One page of the accounts that may be present, whose mirror says that they are, and that were last seen at
-    /// `since` or later, most recently seen first: who is online as far as SQL can tell.
-    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList>;
+    /// One part of the accounts that match, ordered by id, how many match in all, and the accounts `askers`. One statement,
+    /// so all of it is as of one instant. Without a filter it reads what it returns, and at a page by its number the counts
+    /// of the blocks and one block besides; with one it reads all accounts, to count.
+    async fn list_accounts(
+        &self,
+        filter: &AccountFilter,
+        place: Place<UserId>,
+        askers: &[UserId],
+    ) -> Result<AccountList>;
+    /// One part of the accounts that may be present, whose mirror says that they are, and that were last seen at
+    /// `since` or later, most recently seen first (then the larger id): who is online as far as SQL can tell. A cursor is
+    /// the `last_seen` and the id of the one before. Otherwise as [`Self::list_accounts`]; reads all accounts.
+    async fn list_present_in_mirror(
+        &self,
+        since: Millis,
+        place: Place<(Millis, UserId)>,
+        askers: &[UserId],
+    ) -> Result<AccountList>;
+    /// Puts right how many accounts there are said to be, in all and in each block of ids; returns how many of these
+    /// numbers were wrong. They can be only where triggers were off (a restore, `INSERT OR REPLACE` on SQLite). Reads all
+    /// accounts and keeps nobody waiting but SQLite's other writers, where something is wrong; may take a minute.
+    async fn mend_counts(&self) -> Result<u64>;
     /// Changes what `patch` names; `None` where there is no such account. A new password, or a change after which the
     /// account may not be present, ends its sessions. Errors: [`StoreError::Taken`], [`StoreError::LastAdministrator`].
     async fn update_account(

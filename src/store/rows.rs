@@ -104,7 +104,8 @@ pub struct TrailRow {
     changes: String,
 }
 
-fn word<T: std::str::FromStr<Err = UnknownWord>>(column: &'static str, word: &str) -> Result<T> {
+/// Reads a word of a closed list.
+pub fn word<T: std::str::FromStr<Err = UnknownWord>>(column: &'static str, word: &str) -> Result<T> {
     word.parse().map_err(|source| StoreError::Word { column, source })
 }
 

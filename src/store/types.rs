@@ -109,11 +109,23 @@ pub struct AccountFilter {
     /// A part of the username, whatever the case; `%`, `_` and `\` are plain characters.
     pub search: Option<String>,
     /// Whether `search` looks into e-mails too.
-    pub search_email: bool,
+    pub search_email: EmailSearch,
     /// Only accounts of this standing.
     pub status: Option<AccountStatus>,
     /// Only accounts whose effective status is this.
     pub presence: Option<PresenceFilter>,
+}
+
+/// Whether a search looks into e-mails, which are for administrators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EmailSearch {
+    /// It does not.
+    #[default]
+    No,
+    /// It does.
+    Yes,
+    /// It does if this account has the role `admin` as the search is made.
+    IfAdmin(UserId),
 }
 
 /// Asks for an effective status: that of `corrections` where it names the user, else the mirror; offline wherever the
@@ -133,6 +145,10 @@ pub struct PresenceFilter {
 pub struct AccountList {
     /// The page.
     pub accounts: Vec<Account>,
+    /// Whether others follow it.
+    pub has_more: bool,
+    /// Who asks, as of the same instant: those who exist, in any order.
+    pub askers: Vec<Account>,
     /// How many accounts match, on all pages.
     pub total: i64,
 }

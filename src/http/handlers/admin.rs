@@ -2,20 +2,22 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::Deserialize;
 
-use super::presence::list;
+use super::presence::question;
 use crate::http::AppState;
-use crate::http::answer::{OneUser, OnlineStatusJson, UserJson, UserPage};
+use crate::http::answer::{OneUser, OnlineStatusJson, UserJson};
 use crate::http::body::{JsonBody, given};
-use crate::http::extract::{AccountId, AdminReader, AdminWriter};
+use crate::http::extract::{AccountId, AdminReader, AdminWriter, Reader};
+use crate::http::lists::Question;
 use crate::http::problem::Problem;
-use crate::http::query::{ListParameters, PageQuery};
+use crate::http::query::{ListParameters, OnlineParameters};
 use crate::identity::{AccountEdit, FieldErrors, NewAccount, Registration};
 use crate::model::account::{UnknownWord, may_be_present};
 use crate::model::{AccountStatus, Action, Change, Deed, Evidence, OnlineStatus, Role, UserId};
-use crate::presence::{PresenceError, User};
+use crate::presence::{EmailSearch, PresenceError, User};
 
 /// `POST admin/users/`.
 #[derive(Deserialize)]
@@ -56,10 +58,12 @@ pub struct StatusBody {
 /// All users with all fields.
 pub async fn users(
     State(state): State<AppState>,
-    _: AdminReader,
+    Reader(admin): Reader,
     parameters: ListParameters,
-) -> Result<Json<UserPage>, Problem> {
-    list(&state, parameters, true).await
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let question = question(parameters, EmailSearch::Yes);
+    Ok(state.lists.for_admin(question, admin.user).await?.respond(&headers))
 }
 
 /// Adds an account.
@@ -126,11 +130,11 @@ pub async fn delete(
 /// Who is online or away, most recently seen first.
 pub async fn online(
     State(state): State<AppState>,
-    _: AdminReader,
-    PageQuery(page): PageQuery,
-) -> Result<Json<UserPage>, Problem> {
-    let reading = state.presence.online(page).await?;
-    Ok(Json(UserPage::online(reading.value, page, reading.degraded)))
+    Reader(admin): Reader,
+    OnlineParameters(place): OnlineParameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    Ok(state.lists.for_admin(Question::Online(place), admin.user).await?.respond(&headers))
 }
 
 /// One user's status.

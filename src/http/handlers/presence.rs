@@ -2,22 +2,22 @@
 
 use std::cell::RefCell;
 
+use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, State};
-use axum::http::{Request, header};
+use axum::http::{HeaderMap, Request, header};
 use axum::response::{IntoResponse, Response};
-use axum::{BoxError, Json};
 use serde::{Deserialize, Serialize};
 
 use crate::http::AppState;
-use crate::http::answer::{UserJson, UserPage};
 use crate::http::body::{OptionalJsonBody, given};
-use crate::http::extract::{Reader, bearer, of_caller, own_account};
+use crate::http::extract::{Reader, bearer, of_caller};
+use crate::http::lists::Question;
 use crate::http::problem::Problem;
 use crate::http::query::ListParameters;
 use crate::identity::FieldErrors;
-use crate::model::{HeartbeatWord, Millis, Role};
-use crate::presence::{Beat, ListQuery};
+use crate::model::{HeartbeatWord, Millis};
+use crate::presence::{Beat, EmailSearch, ListQuery};
 
 /// `POST heartbeat/`: empty, or a word.
 #[derive(Debug, Deserialize, Default)]
@@ -90,28 +90,17 @@ pub async fn all_users(
     State(state): State<AppState>,
     Reader(who): Reader,
     parameters: ListParameters,
-) -> Result<Json<UserPage>, Problem> {
-    let is_admin = own_account(&state, &who).await?.role == Role::Admin;
-    if !is_admin && parameters.status.is_some() {
-        return Err(Problem::admins_only_parameter("status"));
-    }
-    list(&state, parameters, is_admin).await
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let question = question(parameters, EmailSearch::IfAdmin(who.user));
+    Ok(state.lists.for_user(question, who.user).await?.respond(&headers))
 }
 
-/// A page of all users, as administrators or as others see them.
-pub async fn list(
-    state: &AppState,
-    parameters: ListParameters,
-    as_admin: bool,
-) -> Result<Json<UserPage>, Problem> {
-    let ListParameters { page, search, status, online_status } = parameters;
-    let mut query = ListQuery { online_status, ..ListQuery::default() };
-    query.accounts.search = search;
-    query.accounts.search_email = as_admin;
-    query.accounts.status = status;
-    let reading = state.presence.list(&query, page).await?;
-    let show = if as_admin { UserJson::whole } else { UserJson::public };
-    Ok(Json(UserPage::results(reading.value, page, reading.degraded, show)))
+/// What is asked of all users. Only a search hangs on who asks.
+pub fn question(parameters: ListParameters, search_email: EmailSearch) -> Question {
+    let ListParameters { place, search, status, online_status } = parameters;
+    let search_email = if search.is_some() { search_email } else { EmailSearch::No };
+    Question::Users(ListQuery { search, search_email, status, online_status }, place)
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use sqlx::{QueryBuilder, query, query_as};
 
 use super::{PgLease, begin, trail};
-use crate::model::{Account, AccountStatus, Actor, Deed, Millis, OnlineStatus, Page, UserId};
+use crate::model::{Account, Actor, Deed, UserId};
 use crate::store::administrators::can_administer;
 use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
 use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, PasswordHash, Result};
+use crate::store::{AccountPatch, Credentials, NewAccount, PasswordHash, Result};
 
 pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
@@ -71,92 +71,6 @@ pub async fn credentials(lease: &mut PgLease, login: &str) -> Result<Option<Cred
         )
         .await?;
     row.map(Credentials::try_from).transpose()
-}
-
-/// Two statements, the second left out where the page lies past the end. Only the conditions that are asked for stand
-/// in them, so each kind of list gets a plan of its own.
-pub async fn list(lease: &mut PgLease, filter: &AccountFilter, page: Page) -> Result<AccountList> {
-    if !filter.search.as_deref().is_none_or(fits) {
-        return Ok(AccountList { accounts: Vec::new(), total: 0 });
-    }
-    let mut count = QueryBuilder::new("SELECT count(*)");
-    push_matching(&mut count, filter);
-    let (total,): (i64,) = lease.row(count.build_query_as()).await?.unwrap_or_default();
-    let mut accounts = Vec::new();
-    if page.offset() < total {
-        let mut rows = QueryBuilder::new(concat!("SELECT ", account_columns!()));
-        push_matching(&mut rows, filter);
-        rows.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(page.size));
-        rows.push(" OFFSET ").push_bind(page.offset());
-        accounts = convert(lease.rows::<AccountRow>(rows.build_query_as()).await?)?;
-    }
-    Ok(AccountList { accounts, total })
-}
-
-/// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
-fn push_matching(sql: &mut QueryBuilder<sqlx::Postgres>, filter: &AccountFilter) {
-    sql.push(" FROM users u");
-    let corrections =
-        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
-    if let Some(corrections) = corrections {
-        let (users, words): (Vec<UserId>, Vec<&str>) =
-            corrections.iter().map(|(user, status)| (*user, status.as_str())).unzip();
-        sql.push(" LEFT JOIN unnest(").push_bind(users).push("::bigint[], ").push_bind(words);
-        sql.push("::text[]) AS correction (user_id, status) ON correction.user_id = u.id");
-    }
-    sql.push(" WHERE true");
-    if let Some(search) = &filter.search {
-        sql.push(" AND (position(lower(").push_bind(search.clone()).push(") IN lower(u.username)) > 0");
-        if filter.search_email {
-            sql.push(" OR position(lower(").push_bind(search.clone()).push(") IN lower(u.email)) > 0");
-        }
-        sql.push(")");
-    }
-    if let Some(status) = filter.status {
-        sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
-    }
-    if let Some(presence) = &filter.presence {
-        sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
-        if corrections.is_some() {
-            sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
-        }
-        if let Some(since) = presence.mirror_counts_since {
-            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ").push_bind(since.to_utc());
-            sql.push(" THEN 'offline'");
-        }
-        sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
-    }
-}
-
-pub async fn list_present(lease: &mut PgLease, since: Millis, page: Page) -> Result<AccountList> {
-    let total: Option<(i64,)> = lease
-        .row(
-            query_as(
-                "SELECT count(*) FROM users u \
-                 WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= $1",
-            )
-            .bind(since.to_utc()),
-        )
-        .await?;
-    let (total,) = total.unwrap_or_default();
-    let mut accounts = Vec::new();
-    if page.offset() < total {
-        let rows: Vec<AccountRow> = lease
-            .rows(
-                query_as(concat!(
-                    "SELECT ",
-                    account_columns!(),
-                    " FROM users u WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= $1 ",
-                    "ORDER BY u.last_seen DESC, u.id LIMIT $2 OFFSET $3"
-                ))
-                .bind(since.to_utc())
-                .bind(i64::from(page.size))
-                .bind(page.offset()),
-            )
-            .await?;
-        accounts = convert(rows)?;
-    }
-    Ok(AccountList { accounts, total })
 }
 
 pub async fn update(

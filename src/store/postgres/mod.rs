@@ -10,6 +10,7 @@ mod changes;
 mod hashes;
 mod history;
 mod import;
+mod lists;
 mod sessions;
 mod trail;
 
@@ -30,7 +31,7 @@ use super::{
     RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -39,6 +40,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// An import may take this long: some seconds for a hundred thousand accounts.
 const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
+/// A count of all accounts may take this long: a fraction of a second for a million, on a disk that is not busy.
+const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Migrations may take this long once the server has answered.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
@@ -196,12 +199,26 @@ impl Store for Postgres {
         self.with(async |lease| accounts::credentials(lease, login).await).await
     }
 
-    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList> {
-        self.with(async |lease| accounts::list(lease, filter, page).await).await
+    async fn list_accounts(
+        &self,
+        filter: &AccountFilter,
+        place: Place<UserId>,
+        askers: &[UserId],
+    ) -> Result<AccountList> {
+        self.with(async |lease| lists::all(lease, filter, place, askers).await).await
     }
 
-    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList> {
-        self.with(async |lease| accounts::list_present(lease, since, page).await).await
+    async fn list_present_in_mirror(
+        &self,
+        since: Millis,
+        place: Place<(Millis, UserId)>,
+        askers: &[UserId],
+    ) -> Result<AccountList> {
+        self.with(async |lease| lists::present(lease, since, place, askers).await).await
+    }
+
+    async fn mend_counts(&self) -> Result<u64> {
+        self.within(COUNT_TIMEOUT, async |lease| lists::mend_counts(lease).await).await
     }
 
     async fn update_account(

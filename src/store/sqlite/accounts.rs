@@ -2,11 +2,11 @@
 
 use sqlx::{QueryBuilder, query, query_as};
 
-use super::{SqliteLease, begin, json_ids, text, trail};
-use crate::model::{Account, AccountStatus, Actor, Deed, Millis, OnlineStatus, Page, UserId};
+use super::{SqliteLease, begin, json_ids, trail};
+use crate::model::{Account, Actor, Deed, UserId};
 use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
 use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountFilter, AccountList, AccountPatch, Credentials, NewAccount, PasswordHash, Result};
+use crate::store::{AccountPatch, Credentials, NewAccount, PasswordHash, Result};
 
 /// SQLite resolves no alias in `RETURNING` and knows the table by its name there.
 const RETURNING: &str = " RETURNING id, username, email, role, status, is_active, online_status, last_seen";
@@ -73,97 +73,6 @@ pub async fn credentials(lease: &mut SqliteLease, login: &str) -> Result<Option<
         )
         .await?;
     row.map(Credentials::try_from).transpose()
-}
-
-/// Two statements, the second left out where the page lies past the end.
-pub async fn list(lease: &mut SqliteLease, filter: &AccountFilter, page: Page) -> Result<AccountList> {
-    if !filter.search.as_deref().is_none_or(fits) {
-        return Ok(AccountList { accounts: Vec::new(), total: 0 });
-    }
-    let mut count = QueryBuilder::new("SELECT count(*)");
-    push_matching(&mut count, filter);
-    let (total,): (i64,) = lease.row(count.build_query_as()).await?.unwrap_or_default();
-    let mut accounts = Vec::new();
-    if page.offset() < total {
-        let mut rows = QueryBuilder::new(concat!("SELECT ", account_columns!()));
-        push_matching(&mut rows, filter);
-        rows.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(page.size));
-        rows.push(" OFFSET ").push_bind(page.offset());
-        accounts = convert(lease.rows::<AccountRow>(rows.build_query_as()).await?)?;
-    }
-    Ok(AccountList { accounts, total })
-}
-
-/// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
-fn push_matching(sql: &mut QueryBuilder<sqlx::Sqlite>, filter: &AccountFilter) {
-    sql.push(" FROM users u");
-    let corrections =
-        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
-    if let Some(corrections) = corrections {
-        let pairs: Vec<(UserId, &str)> =
-            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
-        // The limit keeps the rows in a table of their own, and the type of the cast lets it have an index; without
-        // either, each account would be compared with every correction.
-        sql.push(
-            " LEFT JOIN (SELECT CAST(value ->> 0 AS INTEGER) AS user_id, value ->> 1 AS status FROM json_each(",
-        );
-        sql.push_bind(serde_json::json!(pairs).to_string());
-        sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
-    }
-    sql.push(" WHERE true");
-    if let Some(search) = &filter.search {
-        sql.push(" AND (instr(lower(u.username), lower(").push_bind(search.clone()).push(")) > 0");
-        if filter.search_email {
-            sql.push(" OR instr(lower(u.email), lower(").push_bind(search.clone()).push(")) > 0");
-        }
-        sql.push(")");
-    }
-    if let Some(status) = filter.status {
-        sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
-    }
-    if let Some(presence) = &filter.presence {
-        sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
-        if corrections.is_some() {
-            sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
-        }
-        if let Some(since) = presence.mirror_counts_since {
-            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ")
-                .push_bind(text(since))
-                .push(" THEN 'offline'");
-        }
-        sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
-    }
-}
-
-pub async fn list_present(lease: &mut SqliteLease, since: Millis, page: Page) -> Result<AccountList> {
-    let total: Option<(i64,)> = lease
-        .row(
-            query_as(
-                "SELECT count(*) FROM users u \
-                 WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ?1",
-            )
-            .bind(text(since)),
-        )
-        .await?;
-    let (total,) = total.unwrap_or_default();
-    let mut accounts = Vec::new();
-    if page.offset() < total {
-        let rows: Vec<AccountRow> = lease
-            .rows(
-                query_as(concat!(
-                    "SELECT ",
-                    account_columns!(),
-                    " FROM users u WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ?1 ",
-                    "ORDER BY u.last_seen DESC, u.id LIMIT ?2 OFFSET ?3"
-                ))
-                .bind(text(since))
-                .bind(i64::from(page.size))
-                .bind(page.offset()),
-            )
-            .await?;
-        accounts = convert(rows)?;
-    }
-    Ok(AccountList { accounts, total })
 }
 
 pub async fn update(

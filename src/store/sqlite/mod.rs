@@ -12,6 +12,7 @@ mod changes;
 mod hashes;
 mod history;
 mod import;
+mod lists;
 mod sessions;
 mod trail;
 
@@ -35,7 +36,7 @@ use super::{
     RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -44,6 +45,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// An import may take this long: some seconds for a hundred thousand accounts.
 const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
+/// A count of all accounts may take this long: a fraction of a second for a million, on a disk that is not busy.
+const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Migrations may take this long.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -218,12 +221,31 @@ impl Store for Sqlite {
         self.read(async |lease| accounts::credentials(lease, login).await).await
     }
 
-    async fn list_accounts(&self, filter: &AccountFilter, page: Page) -> Result<AccountList> {
-        self.read(async |lease| accounts::list(lease, filter, page).await).await
+    async fn list_accounts(
+        &self,
+        filter: &AccountFilter,
+        place: Place<UserId>,
+        askers: &[UserId],
+    ) -> Result<AccountList> {
+        self.read(async |lease| lists::all(lease, filter, place, askers).await).await
     }
 
-    async fn list_present_in_mirror(&self, since: Millis, page: Page) -> Result<AccountList> {
-        self.read(async |lease| accounts::list_present(lease, since, page).await).await
+    async fn list_present_in_mirror(
+        &self,
+        since: Millis,
+        place: Place<(Millis, UserId)>,
+        askers: &[UserId],
+    ) -> Result<AccountList> {
+        self.read(async |lease| lists::present(lease, since, place, askers).await).await
+    }
+
+    async fn mend_counts(&self) -> Result<u64> {
+        let wrong =
+            self.within(COUNT_TIMEOUT, &self.readers, async |lease| lists::wrong_counts(lease).await).await?;
+        if wrong > 0 {
+            self.within(COUNT_TIMEOUT, &self.writer, async |lease| lists::count_anew(lease).await).await?;
+        }
+        Ok(wrong)
     }
 
     async fn update_account(

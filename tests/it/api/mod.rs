@@ -13,6 +13,7 @@
 //! | [`presence`] | heartbeats, activity and expiry |
 //! | [`limits`] | how often somebody may try |
 //! | [`lists`] | pages, searches and filters |
+//! | [`reading`] | lists as dashboards poll them: shared answers, marks, cursors |
 //! | [`admin`] | the administration |
 //! | [`trail`] | what administrators leave behind, and that one of them is always left |
 //! | [`account_rule`] | who may not be present, however that came about |
@@ -28,6 +29,7 @@ mod limits;
 mod lists;
 mod outages;
 mod presence;
+mod reading;
 mod rotation;
 mod sessions;
 mod trail;

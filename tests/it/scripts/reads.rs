@@ -1,7 +1,7 @@
 //! `lua/read.lua`, `lua/online.lua`, `lua/unsettled.lua` and `lua/seen.lua`: what reads, and never writes.
 
 use presenced::model::HeartbeatWord::{Away, Online};
-use presenced::model::{OnlineStatus, Page, Presence};
+use presenced::model::{Millis, OnlineCursor, OnlineStatus, Page, Place, Presence};
 
 use super::{Bench, TTL_MS, live_set};
 use crate::support::redis::RedisServer;
@@ -57,6 +57,77 @@ async fn the_online_list_is_ordered_paged_and_counted_on_one_shard_and_on_many()
         assert_eq!((past.count, past.users), (10, vec![]));
         assert_eq!(live.online_count().await.unwrap(), 10);
     }
+}
+
+#[tokio::test]
+async fn a_read_counts_all_who_are_present_whoever_is_asked_for() {
+    for shards in [1, 4] {
+        let redis = RedisServer::start(&[]).await;
+        let live = live_set(&redis, "sharded", shards);
+        live.ready().await.unwrap();
+        for user in 1..=10 {
+            let key = format!("presence:{{{}}}:live", user % i64::from(shards));
+            redis.cli(&["ZADD", &key, "9000000000000", &user.to_string()]);
+        }
+        redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);
+        let many: Vec<i64> = (1..=2_500).collect();
+        for asked in [&[][..], &[1, 2], &many] {
+            let read = live.read_and_count(asked).await.unwrap();
+            assert_eq!((read.count, read.users.len()), (10, asked.len()), "{shards} shards");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_walk_by_cursors_meets_everybody_once_where_many_share_a_deadline() {
+    for (shards, size) in [(1, 7), (4, 7), (1, 1), (4, 1), (4, 100)] {
+        let redis = RedisServer::start(&[]).await;
+        let live = live_set(&redis, "sharded", shards);
+        live.ready().await.unwrap();
+        let far = 9_000_000_000_000_i64;
+        let shard_of = |user: i64| format!("presence:{{{}}}:live", user % i64::from(shards));
+        for user in 1..=60_i64 {
+            redis.cli(&["ZADD", &shard_of(user), &(far + user / 25).to_string(), &user.to_string()]);
+        }
+        redis.cli(&["ZADD", "presence:{0}:live", "5", "99"]);
+        let by_number: Vec<i64> = live.online(Page { number: 1, size: 100 }).await.unwrap().users;
+        assert_eq!(by_number.len(), 60);
+        let (mut users, mut place, mut pages) = (Vec::new(), Place::Page(Page { number: 1, size }), 0);
+        loop {
+            let page = live.online(place).await.unwrap();
+            // One whom the walk has met moves to the front, and one leaves: the cursor stands by neither.
+            if let (2, Some(met)) = (pages, page.users.last()) {
+                redis.cli(&["ZADD", &shard_of(*met), &(far + 9).to_string(), &met.to_string()]);
+                redis.cli(&["ZREM", &shard_of(users[0]), &users[0].to_string()]);
+            }
+            users.extend(page.users);
+            pages += 1;
+            let Some(next) = page.next else { break };
+            place = Place::After(next, size);
+        }
+        assert_eq!(users, by_number, "{shards} shards, {size} a page");
+        assert_eq!(pages, 60_usize.div_ceil(size as usize), "the last page says that it is the last");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_somebody_who_never_was_there_is_a_place_all_the_same() {
+    let bench = Bench::start().await;
+    for (user, deadline) in [(5, 9_000_000_000_005_i64), (6, 9_000_000_000_006), (60, 9_000_000_000_006)] {
+        bench.redis.cli(&["ZADD", "presence:{0}:live", &deadline.to_string(), &user.to_string()]);
+    }
+    let behind = async |deadline, user| {
+        let cursor = OnlineCursor { deadline: Millis(deadline), user };
+        bench.live.online(Place::After(cursor, 10)).await.unwrap().users
+    };
+    assert_eq!(behind(9_999_999_999_999, 1).await, [60, 6, 5]);
+    assert_eq!(behind(9_000_000_000_006, 7).await, [60, 6, 5]);
+    // Members are compared as text.
+    assert_eq!(behind(9_000_000_000_006, 60).await, [6, 5]);
+    assert_eq!(behind(9_000_000_000_006, 59).await, [5]);
+    assert_eq!(behind(9_000_000_000_006, 1).await, [5]);
+    assert_eq!(behind(9_000_000_000_005, 4).await, [0_i64; 0]);
+    assert_eq!(behind(0, i64::MAX).await, [0_i64; 0]);
 }
 
 #[tokio::test]

@@ -90,6 +90,76 @@ async fn a_thousand_users_who_stay_online_for_a_minute_cost_no_sql_but_the_write
     assert!(!behind.is_empty() && behind.len() <= 12, "three or four flushes of one batch: {behind:#?}");
 }
 
+/// A list is one statement, whoever asks, and those who ask at once share it.
+#[tokio::test]
+async fn a_list_costs_one_statement() {
+    let server = PrivatePostgres::start().await;
+    let database = server.database().await;
+    let redis = RedisServer::start(&[]).await;
+    let store = presenced::store::open(&database.url, &Options::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    drop(store);
+    let sql = Sql::open(&database.url).await;
+    sql.seed(1, USERS).await;
+    let service = Presenced::start(PresencedOptions {
+        database_url: Some(database.url.clone()),
+        redis_url: Some(redis.url()),
+        env: vec![secret_variable(), ("PRESENCE_LAST_SEEN_FLUSH".into(), "0".into())],
+        ..PresencedOptions::default()
+    })
+    .await;
+    let api = Api::new(service.base_url());
+    let (admin, user) = (access_token(1, "phone"), access_token(2, "phone"));
+    for token in [&admin, &user] {
+        assert_eq!(api.heartbeat(token).await.0, 200);
+    }
+    eventually(Duration::from_secs(10), async || {
+        let online = sql.number("SELECT count(*)::text FROM users WHERE online_status = 'online'").await;
+        if online == 2 { Ok(()) } else { Err(online) }
+    })
+    .await;
+    sql.run("ALTER SYSTEM SET log_statement = 'all'").await;
+    sql.rows("SELECT pg_reload_conf()::text").await;
+    eventually(Duration::from_secs(10), async || {
+        sql.rows("SELECT 'now it is logged'").await;
+        let log = statements(&server.output());
+        if log.iter().any(|sent| sent.contains("now it is logged")) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    // What asks for users; the loops of the service look elsewhere.
+    let sent = || statements(&server.output()).iter().filter(|sent| sent.contains("FROM users u")).count();
+    for (path, token) in [
+        ("all-users/?per_page=1000", &admin),
+        ("all-users/?per_page=50", &user),
+        ("all-users/?per_page=50&page=12", &user),
+        ("all-users/?search=a", &user),
+        ("all-users/?search=a&online_status=online", &admin),
+        ("admin/users/?status=active", &admin),
+        ("admin/users/online/", &admin),
+    ] {
+        let before = sent();
+        let (status, body, _) = api.get(path, Some(token)).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        assert_eq!(sent() - before, 1, "{path}");
+        let cursor = body["pagination"]["next_cursor"].as_str().map(str::to_owned);
+        if let (Some(cursor), false) = (cursor, path.contains("page=12")) {
+            let before = sent();
+            assert_eq!(api.get(&format!("{path}&cursor={cursor}"), Some(token)).await.0, 200);
+            assert_eq!(sent() - before, 1, "{path}, further on");
+        }
+    }
+    let before = sent();
+    let crowd = (0..300).map(|number| {
+        let (api, token) = (&api, if number % 2 == 0 { &admin } else { &user });
+        async move { api.get("all-users/?per_page=1000", Some(token)).await.0 }
+    });
+    let answers = futures_util::future::join_all(crowd).await;
+    assert!(answers.iter().all(|status| *status == 200));
+    let shared = sent() - before;
+    println!("{shared} statements for 300 lists");
+    assert!((1..=150).contains(&shared), "{shared} statements for 300 lists at once");
+}
+
 /// The same by the store's own count, through the service's parts, on SQLite and without the write-behind.
 #[tokio::test]
 async fn steady_heartbeats_send_sqlite_nothing() {

@@ -1,7 +1,9 @@
 //! Accounts: making, finding, listing, changing, deleting.
 
 use presenced::model::{AccountStatus, Millis, OnlineStatus, Page, Role, UserId};
-use presenced::store::{AccountFilter, AccountPatch, NewAccount, PasswordHash, PresenceFilter, StoreError};
+use presenced::store::{
+    AccountFilter, AccountPatch, EmailSearch, NewAccount, PasswordHash, PresenceFilter, StoreError,
+};
 
 use super::{Db, new_account, on_both, transition};
 
@@ -75,9 +77,13 @@ async fn a_name_wins_over_an_address(db: Db) {
 async fn text_with_a_nul_finds_nothing_and_is_not_kept(db: Db) {
     let ada = db.user("ada").await;
     assert!(db.store.credentials("ada\0").await.unwrap().is_none());
-    let filter = AccountFilter { search: Some("a\0".into()), search_email: true, ..AccountFilter::default() };
+    let filter = AccountFilter {
+        search: Some("a\0".into()),
+        search_email: EmailSearch::Yes,
+        ..AccountFilter::default()
+    };
     let page = Page { number: 1, size: 10 };
-    assert_eq!(db.store.list_accounts(&filter, page).await.unwrap().total, 0);
+    assert_eq!(db.store.list_accounts(&filter, page.into(), &[]).await.unwrap().total, 0);
     let refused = db.store.create_account(&new_account("b\0b"), None).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unfit { field: "username" }), "{refused}");
     let patch = AccountPatch { email: Some("\0".into()), ..AccountPatch::default() };
@@ -86,7 +92,7 @@ async fn text_with_a_nul_finds_nothing_and_is_not_kept(db: Db) {
 }
 
 async fn names(db: &Db, filter: &AccountFilter) -> Vec<String> {
-    let list = db.store.list_accounts(filter, Page { number: 1, size: 100 }).await.unwrap();
+    let list = db.store.list_accounts(filter, Page { number: 1, size: 100 }.into(), &[]).await.unwrap();
     assert_eq!(usize::try_from(list.total).unwrap(), list.accounts.len());
     list.accounts.into_iter().map(|account| account.username).collect()
 }
@@ -113,8 +119,15 @@ async fn a_search_looks_into_addresses_only_where_asked(db: Db) {
     db.user("corporal").await;
     let mut filter = AccountFilter { search: Some("corp".into()), ..AccountFilter::default() };
     assert_eq!(names(&db, &filter).await, ["corporal"]);
-    filter.search_email = true;
+    filter.search_email = EmailSearch::Yes;
     assert_eq!(names(&db, &filter).await, ["ada", "corporal"]);
+    let root = db.administrator().await;
+    for (who, found) in
+        [(root, vec!["ada", "corporal"]), (root - 1, vec!["corporal"]), (999, vec!["corporal"])]
+    {
+        filter.search_email = EmailSearch::IfAdmin(who);
+        assert_eq!(names(&db, &filter).await, found, "{who}");
+    }
 }
 
 async fn lists_are_ordered_by_id_and_pages_past_the_end_are_empty(db: Db) {
@@ -122,7 +135,7 @@ async fn lists_are_ordered_by_id_and_pages_past_the_end_are_empty(db: Db) {
         db.user(name).await;
     }
     let filter = AccountFilter::default();
-    let page = |number, size| db.store.list_accounts(&filter, Page { number, size });
+    let page = |number, size| db.store.list_accounts(&filter, Page { number, size }.into(), &[]);
     let names = |list: &presenced::store::AccountList| {
         list.accounts.iter().map(|account| account.username.clone()).collect::<Vec<_>>()
     };
@@ -141,7 +154,7 @@ async fn a_list_by_standing_counts_all_pages(db: Db) {
         db.user_with(&format!("user{index}"), status).await;
     }
     let filter = AccountFilter { status: Some(AccountStatus::Banned), ..AccountFilter::default() };
-    let list = db.store.list_accounts(&filter, Page { number: 1, size: 1 }).await.unwrap();
+    let list = db.store.list_accounts(&filter, Page { number: 1, size: 1 }.into(), &[]).await.unwrap();
     assert_eq!((list.accounts.len(), list.total, list.accounts[0].username.as_str()), (1, 2, "user0"));
 }
 
@@ -176,7 +189,7 @@ async fn thousands_of_corrections_are_no_burden(db: Db) {
     db.users(20_000).await;
     let corrections: Vec<_> = (5_001..25_000).map(|id| (id, OnlineStatus::Online)).collect();
     let filter = presence(OnlineStatus::Online, &corrections, Some(1_000));
-    let list = db.store.list_accounts(&filter, Page { number: 2, size: 1_000 }).await.unwrap();
+    let list = db.store.list_accounts(&filter, Page { number: 2, size: 1_000 }.into(), &[]).await.unwrap();
     assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
 }
 

@@ -1,6 +1,6 @@
 //! The mirror and `last_seen` in `users`: written behind, never back.
 
-use presenced::model::{Millis, OnlineStatus, Page, Transition};
+use presenced::model::{Millis, OnlineStatus, Page, Place, Transition};
 use presenced::store::MirrorRow;
 
 use super::{Db, on_both, transition};
@@ -87,13 +87,20 @@ async fn the_present_are_listed_most_recently_seen_first(db: Db) {
     db.store.record(0, &batch).await.unwrap();
     db.store.touch_last_seen(&[(users[4], Millis(5_000))]).await.unwrap();
     db.sql(&format!("UPDATE users SET status = 'inactive' WHERE id = {}", users[3])).await;
-    let page = |number, size| db.store.list_present_in_mirror(Millis(1_000), Page { number, size });
+    let page =
+        |number, size| db.store.list_present_in_mirror(Millis(1_000), Page { number, size }.into(), &[]);
     let list = page(1, 10).await.unwrap();
     let names: Vec<_> = list.accounts.iter().map(|account| account.username.as_str()).collect();
     assert_eq!((names, list.total), (vec!["last", "first"], 2));
     assert_eq!(page(2, 1).await.unwrap().accounts[0].username, "first");
     let past = page(3, 1).await.unwrap();
     assert_eq!((past.accounts.len(), past.total), (0, 2));
+    let cursor = (Millis(2_000), users[2]);
+    let behind = db.store.list_present_in_mirror(Millis(1_000), Place::After(cursor, 1), &users[3..4]);
+    let behind = behind.await.unwrap();
+    assert_eq!((behind.accounts[0].username.as_str(), behind.has_more, behind.total), ("first", false, 2));
+    assert_eq!(behind.askers[0].username, "blocked");
+    assert!(page(1, 1).await.unwrap().has_more);
 }
 
 async fn the_mirror_costs_the_log_of_changes_nothing(db: Db) {

@@ -3,6 +3,7 @@
 mod accounts;
 mod audit;
 mod changes;
+mod counts;
 mod history;
 mod import;
 mod mirror;

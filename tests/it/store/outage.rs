@@ -46,7 +46,7 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("ping", BOUND, store.ping()),
             is_unavailable("account", BOUND, store.account(ada)),
             is_unavailable("credentials", BOUND, store.credentials("ada")),
-            is_unavailable("list_accounts", BOUND, store.list_accounts(&filter, page)),
+            is_unavailable("list_accounts", BOUND, store.list_accounts(&filter, page.into(), &[])),
             is_unavailable("delete_account", BOUND, store.delete_account(ada, None)),
             is_unavailable("standings", BOUND, store.standings(&ids)),
             is_unavailable("account_changes", BOUND, store.account_changes(&cursor)),

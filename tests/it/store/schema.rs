@@ -24,7 +24,7 @@ async fn two_at_once_migrate_once(db: Db) {
     let (one, two) = tokio::join!(db.store.migrate(), other.migrate());
     let mut applied = one.unwrap();
     applied.extend(two.unwrap());
-    assert_eq!(applied, ["0001 schema", "0002 doors"]);
+    assert_eq!(applied, ["0001 schema", "0002 doors", "0003 counts"]);
     assert!(!db.store.has_accounts().await.unwrap());
 }
 

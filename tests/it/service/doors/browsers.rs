@@ -57,7 +57,7 @@ async fn an_origin_of_the_setting_may_call_every_path_with_its_methods() {
         let (status, headers) = ask(&scene.api, Method::OPTIONS, path, &QUESTION).await;
         assert_eq!(status, 204, "{path}");
         assert_eq!(headers["access-control-allow-methods"], methods, "{path}");
-        assert_eq!(headers["access-control-allow-headers"], "authorization, content-type");
+        assert_eq!(headers["access-control-allow-headers"], "authorization, content-type, if-none-match");
         assert_eq!(headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(headers["access-control-max-age"], "7200");
         assert!(!headers.contains_key("access-control-allow-credentials"));
@@ -70,7 +70,7 @@ async fn an_origin_of_the_setting_may_call_every_path_with_its_methods() {
         assert_eq!((got, &headers["access-control-allow-origin"]), (status, &ORIGIN.parse().unwrap()));
         assert_eq!(
             (&headers["access-control-expose-headers"], &headers["vary"]),
-            (&"retry-after".parse().unwrap(), &"origin".parse().unwrap())
+            (&"etag, retry-after".parse().unwrap(), &"origin".parse().unwrap())
         );
     }
     // Nobody else, and a plain OPTIONS asks nothing.

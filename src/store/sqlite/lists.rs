@@ -1,0 +1,202 @@
+//! Lists of accounts on SQLite: one statement each, and the counts that make one cheap.
+
+use sqlx::{QueryBuilder, query, query_as};
+
+use super::{SqliteLease, accounts, begin, json_ids, text};
+use crate::model::{AccountStatus, Millis, OnlineStatus, Place, UserId};
+use crate::store::listing::{
+    ASKS, ListRow, ON_PAGE, all_accounts, block, listed, place_begin, place_end, total_begin, total_end,
+};
+use crate::store::rows::account_columns;
+use crate::store::texts::fits;
+use crate::store::{AccountFilter, AccountList, EmailSearch, Result};
+
+type Sql = QueryBuilder<sqlx::Sqlite>;
+
+/// Only the conditions that are asked for stand in the statement, so each kind of list gets a plan of its own.
+pub async fn all(
+    lease: &mut SqliteLease,
+    filter: &AccountFilter,
+    place: Place<UserId>,
+    askers: &[UserId],
+) -> Result<AccountList> {
+    if !filter.search.as_deref().is_none_or(fits) {
+        let askers = accounts::by_ids(lease, askers).await?;
+        return Ok(AccountList { accounts: Vec::new(), has_more: false, total: 0, askers });
+    }
+    let offset = match place {
+        Place::Page(page) => page.offset(),
+        Place::After(..) => 0,
+    };
+    let mut sql = Sql::new("");
+    if filter.search.is_some() {
+        push_found(&mut sql, filter, place, offset);
+    } else {
+        push_in_order(&mut sql, filter, place, offset);
+    }
+    push_askers(&mut sql, askers);
+    sql.push(total_begin!());
+    if filter.search.is_some() {
+        sql.push("(SELECT count(*) FROM matching)");
+    } else if filter.is_open() {
+        sql.push(all_accounts!());
+    } else {
+        sql.push("(SELECT count(*)");
+        push_matching(&mut sql, filter);
+        sql.push(")");
+    }
+    sql.push(total_end!());
+    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
+    listed(rows, place.size(), |account| account.id)
+}
+
+/// The page straight from the order of ids, up to its end.
+fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    let by_block = filter.is_open() && offset > 0;
+    if by_block {
+        sql.push(place_begin!()).push_bind(offset).push(place_end!());
+    }
+    push_page(sql);
+    push_matching(sql, filter);
+    if by_block {
+        sql.push(concat!(" AND u.id >= (SELECT block * ", block!(), " FROM place)"));
+    }
+    if let Place::After(user, _) = place {
+        sql.push(" AND u.id > ").push_bind(user);
+    }
+    sql.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(place.size()) + 1);
+    if by_block {
+        sql.push(" OFFSET (SELECT ").push_bind(offset).push(" - before FROM place)");
+    } else if offset > 0 {
+        sql.push(" OFFSET ").push_bind(offset);
+    }
+}
+
+/// The page of a search, which costs more than anything else here and finds few: all texts are looked at once, for the page
+/// and the count alike.
+fn push_found(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
+    push_matching(sql, filter);
+    sql.push(") ");
+    push_page(sql);
+    sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");
+    if let Place::After(user, _) = place {
+        sql.push(" AND m.id > ").push_bind(user);
+    }
+    sql.push(" ORDER BY m.id LIMIT ").push_bind(i64::from(place.size()) + 1);
+    sql.push(" OFFSET ").push_bind(offset).push(")");
+}
+
+pub async fn present(
+    lease: &mut SqliteLease,
+    since: Millis,
+    place: Place<(Millis, UserId)>,
+    askers: &[UserId],
+) -> Result<AccountList> {
+    const PRESENT: &str =
+        " FROM users u WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ";
+    let mut sql = Sql::new("");
+    push_page(&mut sql);
+    sql.push(PRESENT).push_bind(text(since));
+    if let Place::After((seen, user), _) = place {
+        sql.push(" AND (u.last_seen, u.id) < (").push_bind(text(seen)).push(", ").push_bind(user).push(")");
+    }
+    sql.push(" ORDER BY u.last_seen DESC, u.id DESC LIMIT ").push_bind(i64::from(place.size()) + 1);
+    if let Place::Page(page) = place {
+        sql.push(" OFFSET ").push_bind(page.offset());
+    }
+    push_askers(&mut sql, askers);
+    sql.push(total_begin!()).push("(SELECT count(*)").push(PRESENT).push_bind(text(since)).push(")");
+    sql.push(total_end!());
+    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
+    listed(rows, place.size(), |account| std::cmp::Reverse((account.last_seen, account.id)))
+}
+
+/// The page follows, then [`push_askers`].
+fn push_page(sql: &mut Sql) {
+    sql.push("SELECT ").push(ON_PAGE).push(concat!(", page.* FROM (SELECT ", account_columns!()));
+}
+
+fn push_askers(sql: &mut Sql, askers: &[UserId]) {
+    sql.push(") AS page UNION ALL SELECT ").push(ASKS).push(concat!(", ", account_columns!()));
+    sql.push(" FROM users u WHERE u.id IN (SELECT value FROM json_each(")
+        .push_bind(json_ids(askers))
+        .push("))");
+}
+
+/// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
+fn push_matching(sql: &mut Sql, filter: &AccountFilter) {
+    sql.push(" FROM users u");
+    let corrections =
+        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
+    if let Some(corrections) = corrections {
+        let pairs: Vec<(UserId, &str)> =
+            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
+        // The limit keeps the rows in a table of their own, and the type of the cast lets it have an index; without
+        // either, each account would be compared with every correction.
+        sql.push(
+            " LEFT JOIN (SELECT CAST(value ->> 0 AS INTEGER) AS user_id, value ->> 1 AS status FROM json_each(",
+        );
+        sql.push_bind(serde_json::json!(pairs).to_string());
+        sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
+    }
+    sql.push(" WHERE true");
+    if let Some(search) = &filter.search {
+        sql.push(" AND (instr(lower(u.username), lower(").push_bind(search.clone()).push(")) > 0");
+        if filter.search_email != EmailSearch::No {
+            sql.push(" OR instr(lower(u.email), lower(").push_bind(search.clone()).push(")) > 0");
+        }
+        if let EmailSearch::IfAdmin(user) = filter.search_email {
+            sql.push(" AND (SELECT c.role = 'admin' FROM users c WHERE c.id = ").push_bind(user).push(")");
+        }
+        sql.push(")");
+    }
+    if let Some(status) = filter.status {
+        sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
+    }
+    if let Some(presence) = &filter.presence {
+        sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
+        if corrections.is_some() {
+            sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
+        }
+        if let Some(since) = presence.mirror_counts_since {
+            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ").push_bind(text(since));
+            sql.push(" THEN 'offline'");
+        }
+        sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
+    }
+}
+
+/// Every number as it is: of each block that holds somebody, and of all.
+macro_rules! found {
+    () => {
+        concat!(
+            "SELECT id / ",
+            block!(),
+            " AS block, count(*) AS users FROM users GROUP BY 1 UNION ALL SELECT -1, count(*) FROM users"
+        )
+    };
+}
+
+/// How many numbers are wrong.
+pub async fn wrong_counts(lease: &mut SqliteLease) -> Result<u64> {
+    let statement = concat!(
+        "WITH found AS (",
+        found!(),
+        ") SELECT count(*) FROM found f FULL JOIN user_counts c ON c.block = f.block \
+         WHERE COALESCE(f.users, 0) <> COALESCE(c.users, 0)"
+    );
+    let row: Option<(i64,)> = lease.row(query_as(statement)).await?;
+    Ok(row.map_or(0, |(wrong,)| wrong.unsigned_abs()))
+}
+
+/// Counts everybody again: nobody else writes meanwhile.
+pub async fn count_anew(lease: &mut SqliteLease) -> Result<()> {
+    begin(lease).await?;
+    let counted = async {
+        lease.execute(query("DELETE FROM user_counts")).await?;
+        lease.execute(query(concat!("INSERT INTO user_counts (block, users) ", found!()))).await.map(drop)
+    };
+    let counted = counted.await;
+    lease.finish(counted).await
+}
