@@ -7,14 +7,16 @@
 //! |---|---|
 //! | [`plan`] | what is measured, how often and for how long |
 //! | [`floor`] | the bound: the least server that could answer a heartbeat |
+//! | [`bounds`] | floors as processes |
 //! | [`load`] | the generator: requests, connections, times |
 //! | [`process`] | CPU and memory of a process |
-//! | [`scene`] | the service with its Redis and PostgreSQL; floors as processes |
+//! | [`scene`] | the service with its Redis and PostgreSQL |
 //! | [`report`] | figures, goals, and what is written of them |
 //! | [`parts`] | what is measured: one module a part |
 //!
 //! The program is its own children as well: `service floor …` is a floor, `service load` a generator.
 
+mod bounds;
 mod floor;
 mod load;
 mod parts;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A process whose CPU is of interest, with its children (PostgreSQL is a family).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Watched {
-    /// What the figures call it.
+    /// What the figures call it; those of one name are added up.
     pub name: String,
     /// Its id.
     pub pid: u32,
@@ -34,7 +34,11 @@ pub fn cpu(watched: &[Watched]) -> Cpu {
         let family = table.iter().filter(|usage| usage.pid == root || usage.parent == root);
         family.map(|usage| usage.own + if usage.pid == root { usage.ended } else { 0.0 }).sum()
     };
-    watched.iter().map(|process| (process.name.clone(), of(process.pid))).collect()
+    let mut sums = Cpu::new();
+    for process in watched {
+        *sums.entry(process.name.clone()).or_default() += of(process.pid);
+    }
+    sums
 }
 
 /// What was added between two looks.

@@ -178,6 +178,7 @@ pub fn figure(number: f64) -> String {
         size if size >= 100.0 => format!("{number:.0}"),
         size if size >= 10.0 => format!("{number:.1}"),
         size if size >= 0.1 || size == 0.0 => format!("{number:.2}"),
-        _ => format!("{number:.4}"),
+        size if size >= 0.01 => format!("{number:.3}"),
+        _ => format!("{number:.5}"),
     }
 }

@@ -1,23 +1,21 @@
-//! What is measured: the service with everything on, and floors beside it, as processes that end with the run.
+//! What is measured: the service with everything on, as processes that end with the run.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
 
-use crate::floor::Door;
 use crate::load::{Load, Pace, Requests};
 use crate::plan::Plan;
 use crate::process::Watched;
+use crate::support::http::Api;
+use crate::support::metrics::Scrape;
 use crate::support::mint::secret_variable;
 use crate::support::poll::eventually;
 use crate::support::postgres::{PrivatePostgres, TestDatabase};
 use crate::support::process::{Presenced, PresencedOptions};
 use crate::support::redis::RedisServer;
 use crate::support::sql::Sql;
-use crate::support::tether::{self, Start, Tether};
 
 /// The longest that PostgreSQL may need to take what a million logins have made.
 const DRAINS_WITHIN: Duration = Duration::from_mins(10);
@@ -26,8 +24,10 @@ const DRAINS_WITHIN: Duration = Duration::from_mins(10);
 pub struct Scene {
     // In the order in which they end.
     service: Presenced,
-    /// The Redis of this service alone.
-    pub redis: RedisServer,
+    /// A client of the service.
+    pub api: Api,
+    /// The Redis of this service alone, or the primaries of its cluster.
+    pub redis: Vec<RedisServer>,
     /// Plain SQL beside the service.
     pub sql: Sql,
     _database: TestDatabase,
@@ -37,6 +37,18 @@ pub struct Scene {
 impl Scene {
     /// Accounts 1 to `users` exist, the first is an administrator. `env` is for the service.
     pub async fn start(users: i64, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let redis = RedisServer::start(&[]).await;
+        let url = redis.url();
+        Self::start_on(vec![redis], url, users, env).await
+    }
+
+    /// [`Self::start`] on this Redis.
+    pub async fn start_on(
+        redis: Vec<RedisServer>,
+        redis_url: String,
+        users: i64,
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let mut postgres = PrivatePostgres::start().await;
         // Only a commit's own time says when others could see it; it is kept from the next start on.
         let server = Sql::open(&postgres.url()).await;
@@ -53,16 +65,16 @@ impl Scene {
         sql.seed(1, users).await;
         sql.run("ALTER TABLE users ENABLE TRIGGER USER").await;
         sql.run("ANALYZE users").await;
-        let redis = RedisServer::start(&[]).await;
         let own = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let service = Presenced::start(PresencedOptions {
             database_url: Some(database.url.clone()),
-            redis_url: Some(redis.url()),
+            redis_url: Some(redis_url),
             env: std::iter::once(secret_variable()).chain(own).collect(),
             ..PresencedOptions::default()
         })
         .await;
-        Ok(Self { service, redis, sql, _database: database, postgres })
+        let api = Api::new(service.base_url());
+        Ok(Self { service, api, redis, sql, _database: database, postgres })
     }
 
     /// Where the service listens.
@@ -77,11 +89,9 @@ impl Scene {
 
     /// Whose CPU counts.
     pub fn watched(&self) -> Vec<Watched> {
-        vec![
-            Watched { name: "presenced".into(), pid: self.service.pid() },
-            Watched { name: "redis".into(), pid: self.redis.pid() },
-            Watched { name: "postgres".into(), pid: self.postgres.pid() },
-        ]
+        let redis = self.redis.iter().map(|redis| ("redis", redis.pid()));
+        let others = [("presenced", self.service.pid()), ("postgres", self.postgres.pid())];
+        redis.chain(others).map(|(name, pid)| Watched { name: name.into(), pid }).collect()
     }
 
     /// A load on the service by the plan.
@@ -117,13 +127,53 @@ impl Scene {
     pub async fn drained(&self) {
         let mut looks = tokio::time::interval(Duration::from_millis(100));
         eventually(DRAINS_WITHIN, async || {
-            looks.tick().await; // each is a process of its own
-            match self.redis.cli(&["XLEN", "presence:{0}:transitions"]).as_str() {
-                "0" => Ok(()),
-                left => Err(left.to_owned()),
+            looks.tick().await; // each costs Redis and SQL a question
+            match Scrape::of(&self.api).await.get("presence_transitions_waiting") {
+                Some(0.0) => Ok(()),
+                waiting => Err(waiting),
             }
         })
         .await;
+    }
+
+    /// How many users are present, by the service's own word.
+    pub async fn present(&self) -> f64 {
+        Scrape::of(&self.api).await.value("presence_users_present")
+    }
+
+    /// Forgets what Redis has counted of its commands.
+    pub fn forget_commands(&self) {
+        for redis in &self.redis {
+            redis.cli(&["CONFIG", "RESETSTAT"]);
+        }
+    }
+
+    /// How often Redis has run this command since, and how many µs that took in all.
+    pub fn command(&self, name: &str) -> (f64, f64) {
+        let (mut calls, mut micros) = (0.0, 0.0);
+        for redis in &self.redis {
+            let stats = redis.cli(&["INFO", "commandstats"]);
+            let prefix = format!("cmdstat_{name}:");
+            let line = stats.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default();
+            let figure = |name: &str| -> f64 {
+                let found = line.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+                found.and_then(|text| text.trim().parse().ok()).unwrap_or(0.0)
+            };
+            calls += figure("calls");
+            micros += figure("usec");
+        }
+        (calls, micros)
+    }
+
+    /// What Redis has in memory, bytes.
+    pub fn redis_memory(&self) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for redis in &self.redis {
+            let info = redis.cli(&["INFO", "memory"]);
+            let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+            sum += line.context("INFO memory has no used_memory")?.trim().parse::<f64>()?;
+        }
+        Ok(sum)
     }
 
     /// Ends the service in an orderly way, then the others.
@@ -134,81 +184,7 @@ impl Scene {
     }
 }
 
-/// Where a service listens.
-pub fn address_of(service: &Presenced) -> anyhow::Result<SocketAddr> {
+fn address_of(service: &Presenced) -> anyhow::Result<SocketAddr> {
     let url = service.base_url();
     url.trim_start_matches("http://").parse().with_context(|| format!("{url} is no plain address"))
-}
-
-/// A floor as a process of its own.
-pub struct Floor {
-    tether: Tether,
-    _folder: TempDir,
-    address: SocketAddr,
-    /// How many threads it has.
-    pub threads: usize,
-}
-
-impl Floor {
-    /// Starts one.
-    pub async fn start(threads: usize, door: Door) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?.to_string_lossy().into_owned();
-        for _ in 0..10 {
-            let folder = tether::folder("floor");
-            let port = tether::free_port();
-            let command =
-                [program.clone(), "floor".into(), port.to_string(), threads.to_string(), door.word().into()];
-            let start =
-                Start { folder: folder.path(), signal: "KILL", user: None, env: &[], command: &command };
-            let tether = Tether::start(&start);
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let serves = eventually(Duration::from_secs(20), async || {
-                match (tether.exit_code(), TcpStream::connect(address).await) {
-                    // Somebody else has taken the port meanwhile.
-                    (Some(code), _) => Ok(Err(code)),
-                    (None, Ok(_)) => Ok(Ok(())),
-                    (None, Err(error)) => Err(error.to_string()),
-                }
-            })
-            .await;
-            if serves.is_ok() {
-                return Ok(Self { tether, _folder: folder, address, threads });
-            }
-        }
-        anyhow::bail!("no floor after ten ports")
-    }
-
-    /// A load of heartbeats by the plan.
-    pub fn load(&self, plan: &Plan, connections: usize, requests: &Requests) -> Load {
-        Load {
-            address: self.address,
-            connections,
-            requests: requests.clone(),
-            pace: Pace::Closed,
-            warm_up: plan.warm_up(),
-            window: plan.window,
-            watch: vec![Watched { name: "floor".into(), pid: self.tether.pid() }],
-        }
-    }
-}
-
-/// The floor with one thread and with two; which of them is the bound is found out for each number of connections.
-pub struct Floors([Floor; 2]);
-
-impl Floors {
-    /// Starts both.
-    pub async fn start() -> anyhow::Result<Self> {
-        Ok(Self([Floor::start(1, Door::Token).await?, Floor::start(2, Door::Token).await?]))
-    }
-
-    /// The one that answers more, by a short look.
-    pub fn best(&self, plan: &Plan, connections: usize, requests: &Requests) -> anyhow::Result<&Floor> {
-        let look = |floor: &Floor| -> anyhow::Result<f64> {
-            let window = plan.window.min(Duration::from_secs(3));
-            Ok(Load { window, ..floor.load(plan, connections, requests) }.run()?.per_second)
-        };
-        let (one, two) = (look(&self.0[0])?, look(&self.0[1])?);
-        println!("floor, {connections} connections: {one:.0}/s with one thread, {two:.0}/s with two");
-        Ok(&self.0[usize::from(two > one)])
-    }
 }

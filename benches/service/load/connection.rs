@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use mio::net::TcpStream;
@@ -11,6 +11,9 @@ use mio::{Interest, Registry, Token};
 use super::answer::Answer;
 use super::requests::Prebuilt;
 
+/// How long the first answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A connection, free or with one request under way.
 pub struct Connection {
     stream: TcpStream,
@@ -18,20 +21,43 @@ pub struct Connection {
     /// The request that is under way, and how much of it is sent.
     sending: (usize, usize),
     /// From when the request under way is timed; `None` while there is none.
-    pub since: Option<Instant>,
+    since: Option<Instant>,
+    opened: Instant,
+    answers: u64,
 }
 
 impl Connection {
-    /// Connects and registers under this number.
-    pub fn open(address: SocketAddr, registry: &Registry, number: usize) -> anyhow::Result<Self> {
-        // Blocking, one after the other: no accept queue overflows.
-        let stream =
+    /// Connects, is answered once, and registers under this number.
+    ///
+    /// One after the other: so no queue of connections overflows, which the system would punish with seconds, and none is
+    /// taken for one that has nothing to say.
+    pub fn open(
+        address: SocketAddr,
+        registry: &Registry,
+        number: usize,
+        requests: &Prebuilt,
+    ) -> anyhow::Result<Self> {
+        let mut stream =
             std::net::TcpStream::connect(address).with_context(|| format!("nobody listens on {address}"))?;
+        let opened = Instant::now();
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(requests.at(number))?;
+        let (mut scratch, mut first) = ([0; 4_096], Answer::default());
+        loop {
+            let read =
+                stream.read(&mut scratch).with_context(|| format!("no first answer within {PATIENCE:?}"))?;
+            if read == 0 {
+                bail!("a connection was closed before its first answer");
+            }
+            if first.take(&scratch[..read])? {
+                break;
+            }
+        }
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         registry.register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, answer: Answer::default(), sending: (0, 0), since: None })
+        Ok(Self { stream, answer: Answer::default(), sending: (0, 0), since: None, opened, answers: 1 })
     }
 
     /// Sends this request, timed from `since`.
@@ -62,7 +88,12 @@ impl Connection {
         let mut answered = None;
         loop {
             let read = match self.stream.read(scratch) {
-                Ok(0) => bail!("a connection was closed instead of kept alive"),
+                Ok(0) => bail!(
+                    "a connection was closed instead of kept alive, {:?} after it was opened and after {} answers{}",
+                    self.opened.elapsed(),
+                    self.answers,
+                    if self.since.is_some() { ", with a request under way" } else { "" }
+                ),
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(answered),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -73,6 +104,7 @@ impl Connection {
             }
             if self.answer.take(&scratch[..read])? {
                 answered = self.since.take();
+                self.answers += 1;
             }
             // A read that does not fill the buffer has emptied the socket; what comes next is an event of its own.
             if read < scratch.len() {

@@ -27,7 +27,7 @@ pub fn run(load: &Load) -> anyhow::Result<Outcome> {
     let requests = Prebuilt::new(&load.requests)?;
     let poll = Poll::new()?;
     let connections = (0..load.connections)
-        .map(|number| Connection::open(load.address, poll.registry(), number))
+        .map(|number| Connection::open(load.address, poll.registry(), number, &requests))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let watch =
         [load.watch.clone(), vec![Watched { name: "generator".into(), pid: std::process::id() }]].concat();
@@ -48,6 +48,7 @@ pub fn run(load: &Load) -> anyhow::Result<Outcome> {
         asked: 0,
         answered: 0,
         counted: 0,
+        unsent: 0,
         latency: Histogram::new_with_bounds(1, LONGEST, 3)?,
         lateness: Histogram::new_with_bounds(1, LONGEST, 3)?,
         cpu_from: None,
@@ -75,6 +76,7 @@ struct Engine<'a> {
     asked: u64,
     answered: u64,
     counted: u64,
+    unsent: u64,
     /// µs.
     latency: Histogram<u64>,
     /// µs.
@@ -98,6 +100,10 @@ impl Engine<'_> {
             };
             if over {
                 break;
+            }
+            if now >= self.until && !self.overdue.is_empty() {
+                self.unsent = u64::try_from(self.overdue.len())?;
+                self.overdue.clear();
             }
             if !matches!(self.load.pace, Pace::Once) {
                 let missing = self.asked - self.answered;
@@ -248,6 +254,8 @@ impl Engine<'_> {
         Ok(Outcome {
             answers: self.counted,
             seconds,
+            in_all: self.answered + u64::try_from(self.connections.len())?,
+            unsent: self.unsent,
             per_second: count(self.counted) / seconds,
             latency: Latency {
                 p50_ms: at(0.5),

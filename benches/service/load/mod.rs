@@ -60,6 +60,10 @@ pub struct Outcome {
     pub seconds: f64,
     /// Good answers a second.
     pub per_second: f64,
+    /// Good answers outside the window too, the first of each connection included.
+    pub in_all: u64,
+    /// Requests that were due and never sent, because every connection still waited: the rate was too high.
+    pub unsent: u64,
     /// How long answers took.
     pub latency: Latency,
     /// How late the generator itself was to send what was due, p99, ms.
