@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,32 @@ pub fn resident(pid: u32) -> Option<f64> {
     let output = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output().ok()?;
     let kb: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().ok()?;
     Some(kb * 1_024.0)
+}
+
+/// How busy the cores were meanwhile, from 0 to 1, what a host took from this machine included; `None` where there is no
+/// `/proc/stat`.
+pub fn busy_for(span: Duration) -> Option<f64> {
+    let before = ticks()?;
+    std::thread::sleep(span);
+    let after = ticks()?;
+    let (busy, all) = (after.0 - before.0, after.1 - before.1);
+    (all > 0.0).then(|| busy / all)
+}
+
+/// Time of all cores since the start: spent on something, and in all.
+fn ticks() -> Option<(f64, f64)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let figures: Vec<f64> = text
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let all: f64 = figures.iter().sum();
+    // user nice system IDLE IOWAIT irq softirq steal
+    Some((all - figures.get(3)? - figures.get(4)?, all))
 }
 
 /// The load averages of the last 1, 5 and 15 minutes.

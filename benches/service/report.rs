@@ -3,12 +3,19 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::load::Outcome;
 use crate::plan::Plan;
+use crate::process;
+
+/// For how long is looked whether the machine is busy.
+const LOOK: Duration = Duration::from_secs(1);
+/// The share of all cores that an idle machine may use.
+const QUIET: f64 = 0.1;
 
 /// What a figure should be.
 #[derive(Debug, Clone, Copy)]
@@ -57,25 +64,42 @@ impl Report {
             plan.rounds,
             plan.window.as_secs_f64(),
         );
-        match crate::process::load_average() {
+        let load = process::load_average();
+        match load {
             Some([one, five, quarter]) => {
                 let _ = writeln!(head, "Load average before it began: {one} {five} {quarter}.");
-                if one > 0.3 {
-                    head.push_str(
-                        "**The machine was busy with something else: read ratios within a round, and measure again.**\n",
-                    );
-                }
             }
             None => head.push_str("The load average is not known here.\n"),
         }
         print!("{head}");
-        Self { head, goals: vec![], parts: String::new(), raw: vec![] }
+        let raw = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "begun": chrono::Utc::now(),
+            "cores": cores,
+            "rounds": plan.rounds,
+            "seconds": plan.window.as_secs_f64(),
+            "load_average": load,
+        });
+        Self { head, goals: vec![], parts: String::new(), raw: vec![raw] }
     }
 
-    /// Begins a part.
+    /// Begins a part, of which nothing runs yet: what makes the machine busy now will disturb it.
     pub fn part(&mut self, title: &str, about: &str) {
         println!("\n== {title}");
         let _ = write!(self.parts, "\n## {title}\n\n{about}\n");
+        // The load average of the last minute still counts the compiler that has made this program.
+        let busy = match process::busy_for(LOOK) {
+            Some(share) => (share > QUIET).then(|| format!("{:.0} % of its cores", share * 100.0)),
+            None => process::load_average()
+                .filter(|[one, ..]| *one > 1.0)
+                .map(|[one, ..]| format!("load average {one}")),
+        };
+        if let Some(busy) = busy {
+            self.say(&format!(
+                "**The machine was busy with something else before this began ({busy}): trust ratios within a round more than \
+                 figures, and measure again.**"
+            ));
+        }
     }
 
     /// A sentence of the part.

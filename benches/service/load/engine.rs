@@ -228,7 +228,7 @@ impl Engine<'_> {
             Pace::Open(_) if now < self.until => self.due(self.next).saturating_duration_since(now),
             Pace::Open(_) | Pace::Closed | Pace::Once => Duration::from_millis(20),
         };
-        let timeout = if ahead >= COARSE { ahead - COARSE / 2 } else { Duration::ZERO };
+        let timeout = if ahead >= COARSE { ahead.saturating_sub(COARSE / 2) } else { Duration::ZERO };
         if let Err(error) = self.poll.poll(events, Some(timeout))
             && error.kind() != std::io::ErrorKind::Interrupted
         {

@@ -74,6 +74,7 @@ pub struct Outcome {
 
 /// How long answers took, ms.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "units stand in names")]
 pub struct Latency {
     /// Half took no longer.
     pub p50_ms: f64,

@@ -148,7 +148,7 @@ pub fn latency_row(what: &str, rounds: &Rounds) -> Vec<String> {
 /// Keeps the raw figures and shows that it goes on.
 pub fn note(report: &mut Report, what: &str, round: usize, outcome: &Outcome) {
     let cpu: Vec<String> =
-        outcome.cpu.iter().map(|(name, _)| format!("{name} {}", figure(outcome.cpu_us(name)))).collect();
+        outcome.cpu.keys().map(|name| format!("{name} {}", figure(outcome.cpu_us(name)))).collect();
     println!(
         "round {}: {what}: {:.0}/s, p50 {} ms, p99 {} ms; CPU µs {}",
         round + 1,
