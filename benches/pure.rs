@@ -44,7 +44,7 @@ fn merge(criterion: &mut Criterion) {
     let mirror = Evidence::Mirror { now: NOW, ttl_ms: 120_000 };
     for (name, evidence) in [("merge, live", live), ("merge, by the mirror", mirror)] {
         criterion.bench_function(name, |bencher| {
-            bencher.iter(|| effective(black_box(&account), black_box(evidence)))
+            bencher.iter(|| effective(black_box(&account), black_box(evidence)));
         });
     }
 }
