@@ -54,15 +54,15 @@ pub enum Pace {
 /// What came of it, within the window.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Good answers.
+    /// Good answers; in the open loop, to all that was due within the window, however late.
     pub answers: u64,
     /// How long the window was, seconds.
     pub seconds: f64,
-    /// Good answers a second.
+    /// Good answers a second; in the open loop, of those that came before the window closed.
     pub per_second: f64,
     /// Good answers outside the window too, the first of each connection included.
     pub in_all: u64,
-    /// Requests that were due and never sent, because every connection still waited: the rate was too high.
+    /// Requests that were due and never sent, because every connection still waited long after: the rate was too high.
     pub unsent: u64,
     /// How long answers took.
     pub latency: Latency,
