@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use crate::load::{Load, Pace, Requests};
 use crate::plan::Plan;
-use crate::report::{Goal, Report, median, spread};
+use crate::report::{Goal, Report, spread};
 use crate::scene::Scene;
 use crate::support::poll::eventually;
 
@@ -85,7 +85,6 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
             Goal::AtMost(1_000.0),
         );
         report.goal(&format!("deadline to SQL, p99, {among}"), &sql.p99, "ms", Goal::AtMost(1_500.0));
-        println!("(medians: {} and {} ms)", median(&transition.p50), median(&sql.p50));
     }
     report.table(
         &["others", "transition p50 ms", "p99 ms", "most ms", "SQL p50 ms", "p99 ms", "most ms"],
