@@ -24,13 +24,15 @@ fn main() -> ExitCode {
     let coloured = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_target(false).with_ansi(coloured).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("presenced: cannot start: {error}");
-            return trouble;
-        }
-    };
+    let threads = cli.settings.threads();
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("presenced: cannot start: {error}");
+                return trouble;
+            }
+        };
     let outcome = runtime.block_on(app::run(cli));
     // All that matters is done; a thread that still waits for something holds nobody up.
     runtime.shutdown_timeout(Duration::from_millis(100));

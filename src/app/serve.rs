@@ -86,9 +86,9 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let failing = presence.clone();
     let state = state(settings, presence, identity.clone(), metrics);
-    let router = http::router(state, settings.doors.guard());
+    let front = http::front(state, settings.doors.guard());
     let grace = Farewell::for_requests(settings.shutdown_timeout);
-    let mut server = tokio::spawn(http::serve(listener, router, doors, async { drop(stopped.await) }, grace));
+    let mut server = tokio::spawn(http::serve(listener, front, doors, async { drop(stopped.await) }, grace));
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),

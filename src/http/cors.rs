@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{Either, Full};
+
+use super::front::AnswerBody;
 
 /// What a request from elsewhere may carry.
 static REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
@@ -32,24 +31,10 @@ enum Inner {
 
 /// A request as far as its origin matters.
 #[derive(Debug)]
-struct Call {
+pub(super) struct Call {
     /// What `Access-Control-Allow-Origin` says.
     allowed: HeaderValue,
     is_question: bool,
-}
-
-/// Stands around the whole router, for it is axum that lists the methods of a path, after every layer.
-pub(super) async fn cors(State(origins): State<Origins>, request: Request, next: Next) -> Response {
-    let call = origins.call(request.method(), request.headers());
-    let response = next.run(request).await;
-    let mut response = match call {
-        Some(call) => call.grant(response),
-        None => response,
-    };
-    if origins.vary() {
-        response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
-    }
-    response
 }
 
 impl Origins {
@@ -77,13 +62,8 @@ impl Origins {
         }
     }
 
-    /// Whether there are any.
-    pub(super) fn are_any(&self) -> bool {
-        self.0 != Inner::None
-    }
-
     /// Looks at a request: `None` where its origin gives it no rights.
-    fn call(&self, method: &Method, headers: &HeaderMap) -> Option<Call> {
+    pub(super) fn call(&self, method: &Method, headers: &HeaderMap) -> Option<Call> {
         let origin = || headers.get(header::ORIGIN);
         let allowed = match &self.0 {
             Inner::None => None,
@@ -95,6 +75,18 @@ impl Origins {
         Some(Call { allowed, is_question })
     }
 
+    /// Finishes the answer to a call. It is the last to see it: axum lists the methods of a path after every layer.
+    pub(super) fn finish(&self, call: Option<Call>, response: Response<AnswerBody>) -> Response<AnswerBody> {
+        let mut response = match call {
+            Some(call) => call.grant(response),
+            None => response,
+        };
+        if self.vary() {
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+        }
+        response
+    }
+
     /// Whether answers differ from origin to origin.
     const fn vary(&self) -> bool {
         matches!(self.0, Inner::These(_))
@@ -103,11 +95,11 @@ impl Origins {
 
 impl Call {
     /// Gives the answer its rights, or turns it into that to a browser's question.
-    fn grant(self, response: Response) -> Response {
+    fn grant(self, response: Response<AnswerBody>) -> Response<AnswerBody> {
         let (mut head, mut body) = response.into_parts();
         let headers = &mut head.headers;
         if let (true, Some(methods)) = (self.is_question, headers.get(header::ALLOW).cloned()) {
-            (head.status, body) = (StatusCode::NO_CONTENT, Body::empty());
+            (head.status, body) = (StatusCode::NO_CONTENT, Either::Left(Full::default()));
             headers.remove(header::CONTENT_TYPE);
             headers.remove(header::CONTENT_LENGTH);
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);

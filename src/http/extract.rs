@@ -5,19 +5,14 @@
 //! body is read.
 
 use axum::extract::{FromRequestParts, Path};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 
 use super::AppState;
 use super::client::ClientAddress;
 use super::problem::Problem;
 use crate::model::{Account, Actor, HeartbeatWord, Millis, Role, SessionId, SessionKey, UserId};
 use crate::presence::PresenceError;
-
-/// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean
-/// to presence.
-#[derive(Debug)]
-pub struct Bearer(pub SessionKey);
 
 /// Somebody who reads: an activity. Where Redis is away, SQL says who may.
 #[derive(Debug)]
@@ -43,18 +38,10 @@ pub struct AdminReader(pub SessionKey);
 #[derive(Debug)]
 pub struct AdminWriter(pub Actor);
 
-impl FromRequestParts<AppState> for Bearer {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let token = bearer_token(parts).ok_or_else(Problem::no_token)?;
-        Ok(Self(state.identity.verify_access(token)?))
-    }
-}
-
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let Bearer(who) = Bearer::from_request_parts(parts, state).await?;
+        let who = bearer(state, &parts.headers)?;
         state.presence.admit_reader(&who).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -63,7 +50,7 @@ impl FromRequestParts<AppState> for Reader {
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let Bearer(who) = Bearer::from_request_parts(parts, state).await?;
+        let who = bearer(state, &parts.headers)?;
         state.presence.heartbeat(&who, HeartbeatWord::Touch).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -72,7 +59,7 @@ impl FromRequestParts<AppState> for Writer {
 impl FromRequestParts<AppState> for Leaver {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let token = bearer_token(parts).ok_or_else(Problem::no_token)?;
+        let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
         let (who, expires_at) = state.identity.verify_access_until(token)?;
         state.presence.check(&who).await.map_err(of_caller)?;
         Ok(Self(who, expires_at))
@@ -82,7 +69,7 @@ impl FromRequestParts<AppState> for Leaver {
 impl FromRequestParts<AppState> for TokenEnd {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let token = bearer_token(parts).ok_or_else(Problem::no_token)?;
+        let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
         Ok(Self(state.identity.verify_access_until(token)?.1))
     }
 }
@@ -128,8 +115,18 @@ pub fn of_caller(error: PresenceError) -> Problem {
     }
 }
 
-fn bearer_token(parts: &Parts) -> Option<&str> {
-    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+/// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean to
+/// presence.
+///
+/// # Errors
+/// 401, which says what is wrong with the token.
+pub fn bearer(state: &AppState, headers: &HeaderMap) -> Result<SessionKey, Problem> {
+    let token = bearer_token(headers).ok_or_else(Problem::no_token)?;
+    Ok(state.identity.verify_access(token)?)
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
@@ -196,7 +193,7 @@ mod tests {
 
     fn token_in(header: &str) -> Option<String> {
         let request = Request::get("/").header("authorization", header).body(()).unwrap();
-        bearer_token(&request.into_parts().0).map(str::to_owned)
+        bearer_token(request.headers()).map(str::to_owned)
     }
 
     #[test]
@@ -207,7 +204,7 @@ mod tests {
         for header in ["", "Bearer", "Bearer ", "Basic a.b.c", "a.b.c", "Bearer\u{e9} x"] {
             assert_eq!(token_in(header), None, "{header:?}");
         }
-        assert_eq!(bearer_token(&Request::get("/").body(()).unwrap().into_parts().0), None);
+        assert_eq!(bearer_token(Request::get("/").body(()).unwrap().headers()), None);
     }
 
     #[tokio::test]

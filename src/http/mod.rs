@@ -6,10 +6,11 @@
 
 pub mod answer;
 pub mod body;
+mod carry;
 pub mod client;
 pub mod cors;
 pub mod extract;
-mod guard;
+pub mod front;
 pub mod handlers;
 pub mod problem;
 pub mod query;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::identity::Identity;
@@ -32,7 +33,7 @@ use problem::Problem;
 
 pub use client::TrustedProxies;
 pub use cors::Origins;
-pub use guard::Guard;
+pub use front::{Front, Guard};
 pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 
 /// What the handlers ask.
@@ -82,35 +83,28 @@ fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
     ]
 }
 
-/// The service as axum sees it.
-pub fn router(state: AppState, guard: Guard) -> Router {
-    assemble(table(), state, guard)
+/// The service as the accept loop calls it.
+pub fn front(state: AppState, guard: Guard) -> Front {
+    Front::new(assemble(table(), state.clone()), guard, Some(state))
 }
 
 fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
-    methods.route_layer(from_fn(guard::carry))
+    methods.route_layer(from_fn(carry::carry))
 }
 
 /// Both spellings of every path, and problems for all others.
 fn assemble<S: Clone + Send + Sync + 'static>(
     table: Vec<(&'static str, MethodRouter<S>)>,
     state: S,
-    guard: Guard,
 ) -> Router {
-    let origins = guard.origins.clone();
-    let router = table
+    table
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| {
             router.route(path, methods.clone()).route(&format!("{path}/"), methods)
         })
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(guard, guard::guard))
-        .with_state(state);
-    if !origins.are_any() {
-        return router;
-    }
-    Router::new().fallback_service(router).layer(from_fn_with_state(origins, cors::cors))
+        .with_state(state)
 }
 
 async fn unknown_path(uri: Uri) -> Problem {
@@ -128,7 +122,6 @@ async fn method_not_allowed() -> Problem {
 mod tests {
     use axum::body::Body;
     use axum::http::Request;
-    use tower::ServiceExt;
 
     use super::*;
     use testing::parts;
@@ -137,19 +130,23 @@ mod tests {
         panic!("on purpose");
     }
 
-    fn router() -> Router {
+    fn front() -> Front {
         let table = vec![
             ("/things", get(async || "list").post(async || "made")),
             ("/things/{id}", delete(async || "gone")),
             ("/panic", get(panics)),
             ("/carried/panic", carried(get(panics))),
         ];
-        assemble(table, (), Guard::default())
+        assemble(table, ()).into()
+    }
+
+    async fn answer(front: &Front, request: Request<Body>) -> axum::response::Response {
+        front.answer(client::Peer(([127, 0, 0, 1], 9).into()), request).await.map(Body::new)
     }
 
     async fn send(method: &str, path: &str) -> axum::response::Response {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        router().oneshot(request).await.unwrap()
+        answer(&front(), request).await
     }
 
     #[test]
@@ -217,9 +214,9 @@ mod tests {
             released.wait_for(|go| *go).await.unwrap();
             ended.send(()).await.unwrap();
         };
-        let router = assemble(vec![("/logout", carried(post(handler)))], (), Guard::default());
+        let front = Front::from(assemble(vec![("/logout", carried(post(handler)))], ()));
         let request = Request::post("/logout").body(Body::empty()).unwrap();
-        let client = tokio::spawn(router.oneshot(request));
+        let client = tokio::spawn(async move { answer(&front, request).await });
         is_in.recv().await.unwrap();
         client.abort();
         assert!(client.await.unwrap_err().is_cancelled());
@@ -244,9 +241,8 @@ mod tests {
     async fn a_handler_may_say_otherwise() {
         let page = async || ([("content-security-policy", "default-src 'self'")], "page");
         let guard = Guard { tls: true, ..Guard::default() };
-        let router = assemble(vec![("/page", get(page))], (), guard);
-        let request = Request::get("/page").body(Body::empty()).unwrap();
-        let response = router.oneshot(request).await.unwrap();
+        let front = Front::new(assemble(vec![("/page", get(page))], ()), guard, None);
+        let response = answer(&front, Request::get("/page").body(Body::empty()).unwrap()).await;
         let policies: Vec<_> = response.headers().get_all("content-security-policy").iter().collect();
         assert_eq!(policies, ["default-src 'self'"]);
         assert_eq!(response.headers()["strict-transport-security"], "max-age=31536000");
@@ -256,7 +252,7 @@ mod tests {
     async fn a_head_that_is_too_long_is_a_problem() {
         let ask = async |path: String, header: &str| {
             let request = Request::get(path).header("x", header).body(Body::empty()).unwrap();
-            parts(router().oneshot(request).await.unwrap()).await.0
+            parts(answer(&front(), request).await).await.0
         };
         assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 9)), "").await, 404);
         assert_eq!(ask(format!("/nothing?{}", "x".repeat(8 * 1024 - 8)), "").await, 414);

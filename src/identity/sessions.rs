@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant};
 use super::limits::{Limited, Whom};
 use super::password::{Passwords, Verdict};
 use super::token::Kind;
-use super::{Identity, IdentityError, Result, TokenError, now, random_name, rules, span_ms};
+use super::{Identity, IdentityError, Result, TokenError, now, rules, session_name, span_ms, token_name};
 use crate::model::{Account, Millis, SessionId, SessionKey, UserId};
 use crate::store::{Credentials, NewSession, PasswordHash, RefreshHash, Rotation, RotationRequest, Session};
 
@@ -150,7 +150,7 @@ impl Identity {
         user_agent: Option<&str>,
     ) -> Result<Option<SignedIn>> {
         let now = now();
-        let sid = SessionId::parse(&random_name()?)
+        let sid = SessionId::parse(&session_name()?)
             .ok_or_else(|| IdentityError::Internal("a random name is no session's".into()))?;
         let tokens = self.mint_pair(account.id, &sid, now)?;
         let new = NewSession {
@@ -274,7 +274,7 @@ impl Identity {
         let mint = |kind, ttl| {
             self.inner
                 .keyring
-                .mint(kind, user, sid, &random_name()?, now, span_ms(ttl))
+                .mint(kind, user, sid, &token_name()?, now, span_ms(ttl))
                 .map_err(|error| IdentityError::Internal(format!("a token was not signed: {error}")))
         };
         Ok(TokenPair {

@@ -17,7 +17,12 @@ impl Keys {
 
     /// The presence key of a user: hash, its TTL the time left.
     pub(super) fn user(self, user: UserId) -> Key {
-        format!("presence:{{{}}}:user:{user}", self.shard).into()
+        format!("{}{user}", self.user_prefix()).into()
+    }
+
+    /// What stands before the id in [`Self::user`].
+    pub(super) fn user_prefix(self) -> String {
+        format!("presence:{{{}}}:user:", self.shard)
     }
 
     /// The mark of a session that was logged out; one never set stands for tokens without `sid`.

@@ -11,9 +11,7 @@ use super::keys::Keys;
 use super::link::Link;
 use super::scripts::named;
 use super::{LiveError, Options, Result};
-use crate::model::{
-    HeartbeatWord, Millis, OnlineStatus, Page, Presence, SessionId, SessionKey, UserId, account::pick,
-};
+use crate::model::{Millis, OnlineStatus, Page, Presence, SessionId, UserId, account::pick};
 
 /// Between two attempts to learn whether Redis is the right one.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -33,29 +31,7 @@ pub struct LiveSet {
     gate: Arc<AtomicBool>,
     /// By shard, the latest instant at which Redis is known to have taken heartbeats, ms: what it must still know of
     /// after a restart.
-    heard: Arc<[AtomicI64]>,
-}
-
-/// One heartbeat of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Whose.
-    pub who: SessionKey,
-    /// What it says.
-    pub word: HeartbeatWord,
-}
-
-/// What a heartbeat came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeartbeatOutcome {
-    /// It counts; the user's status after it.
-    Present(OnlineStatus),
-    /// The account may not be present.
-    Blocked,
-    /// The session has ended.
-    SessionEnded,
-    /// Redis has lost its data and the fence is not rebuilt yet; nobody may come online until it is.
-    Unfenced,
+    pub(super) heard: Arc<[AtomicI64]>,
 }
 
 /// What setting a status came to.
@@ -65,7 +41,7 @@ pub enum StatusOutcome {
     Done,
     /// The account may not be present.
     Blocked,
-    /// As [`HeartbeatOutcome::Unfenced`].
+    /// As [`super::HeartbeatOutcome::Unfenced`].
     Unfenced,
 }
 
@@ -200,70 +176,6 @@ impl LiveSet {
     /// How long a user stays present after the last heartbeat, ms.
     pub fn ttl_ms(&self) -> i64 {
         i64::try_from(self.options.ttl.as_millis()).unwrap_or(i64::MAX)
-    }
-
-    /// Records a batch of one shard's heartbeats (`lua/heartbeat.lua`): the instant of the batch, and one outcome each,
-    /// in order.
-    pub async fn heartbeat(
-        &self,
-        shard: u32,
-        batch: &[Heartbeat],
-    ) -> Result<(Millis, Vec<HeartbeatOutcome>)> {
-        let keys = Keys::of(shard);
-        let reply: Vec<i64> = named::heartbeat
-            .run(&self.front, || {
-                let mut names = vec![
-                    keys.live(),
-                    keys.transitions(),
-                    keys.blocked(),
-                    keys.fence(),
-                    keys.hold(),
-                    keys.heard(),
-                ];
-                let mut args: Vec<Value> = vec![self.ttl_ms().into()];
-                for beat in batch {
-                    let sid = beat.who.sid.as_ref();
-                    names.extend([keys.user(beat.who.user), keys.ended(sid)]);
-                    args.extend([
-                        beat.who.user.into(),
-                        Value::from(sid.map_or("", SessionId::as_str)),
-                        Value::from_static_str(beat.word.as_str()),
-                    ]);
-                }
-                (names, args)
-            })
-            .await?;
-        let (now, rest) = split_now(&reply, "heartbeat")?;
-        let (heard, codes) = split_now(rest, "heartbeat")?;
-        self.has_heard(shard, heard);
-        let outcomes = codes.iter().map(|code| match code {
-            1 => Ok(HeartbeatOutcome::Present(OnlineStatus::Online)),
-            2 => Ok(HeartbeatOutcome::Present(OnlineStatus::Away)),
-            -1 => Ok(HeartbeatOutcome::Blocked),
-            -2 => Ok(HeartbeatOutcome::SessionEnded),
-            -3 => Ok(HeartbeatOutcome::Unfenced),
-            other => Err(unexpected("heartbeat", other)),
-        });
-        let outcomes: Vec<_> = outcomes.collect::<Result<_>>()?;
-        if outcomes.len() == batch.len() {
-            Ok((now, outcomes))
-        } else {
-            Err(unexpected("heartbeat", "its length"))
-        }
-    }
-
-    /// Notes that this shard's Redis knew of heartbeats at that instant.
-    pub(super) fn has_heard(&self, shard: u32, at: Millis) {
-        let heard = &self.heard[shard as usize];
-        // Written only where it changes: a few times a second.
-        if heard.load(Ordering::Relaxed) < at.0 {
-            heard.fetch_max(at.0, Ordering::Relaxed);
-        }
-    }
-
-    /// The latest instant of which [`Self::has_heard`] was told.
-    pub(super) fn heard(&self, shard: u32) -> Millis {
-        Millis(self.heard[shard as usize].load(Ordering::Relaxed))
     }
 
     /// Ends one session (`lua/leave.lua`).
@@ -433,7 +345,7 @@ impl Reconnections {
     }
 }
 
-fn split_now<'a>(reply: &'a [i64], script: &str) -> Result<(Millis, &'a [i64])> {
+pub(super) fn split_now<'a>(reply: &'a [i64], script: &str) -> Result<(Millis, &'a [i64])> {
     let (now, rest) = reply.split_first().ok_or_else(|| unexpected(script, "nothing"))?;
     Ok((Millis(*now), rest))
 }

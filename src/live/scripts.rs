@@ -33,6 +33,7 @@ pub(super) mod named {
     use super::{FredScript, LazyLock, Script};
     script!(ack:);
     script!(affirm: "clock" "transitions" "sessions");
+    script!(arrive: "clock" "life" "heard" "transitions" "sessions");
     script!(audit: "clock" "sessions");
     script!(block: "clock" "transitions" "sessions");
     script!(blocked:);
@@ -40,7 +41,7 @@ pub(super) mod named {
     script!(due: "clock" "life");
     script!(epoch: "clock" "life");
     script!(fence: "life");
-    script!(heartbeat: "clock" "life" "transitions" "sessions");
+    script!(heartbeat: "clock" "life" "heard");
     script!(leave: "clock" "transitions" "sessions");
     script!(limit:);
     script!(measure: "clock");

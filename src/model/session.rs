@@ -1,6 +1,7 @@
 //! Sessions: one login of an account on one device.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What a heartbeat says of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +17,7 @@ pub enum HeartbeatWord {
 }
 
 impl HeartbeatWord {
-    /// The word as `lua/heartbeat.lua` takes it.
+    /// The word as `lua/arrive.lua` takes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Online => "online",
@@ -25,13 +26,24 @@ impl HeartbeatWord {
             Self::Login => "login",
         }
     }
+
+    /// The word as `lua/heartbeat.lua` takes it.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::Online => 'o',
+            Self::Away => 'a',
+            Self::Touch => 't',
+            Self::Login => 'l',
+        }
+    }
 }
 
 /// A session's name, as tokens carry it in `sid`: 1 to 128 visible ASCII characters.
 ///
-/// The bound keeps a token minted elsewhere from writing fields of arbitrary size into Redis.
+/// The bound keeps a token minted elsewhere from writing fields of arbitrary size into Redis. Clones share the name: it goes
+/// with each heartbeat.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionId(Box<str>);
+pub struct SessionId(Arc<str>);
 
 impl SessionId {
     /// The longest `sid` that is taken, in bytes.

@@ -4,11 +4,13 @@
 //! is bounded; beyond it a heartbeat is refused, never piled up. Keeps invariant 2: no SQL here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::fence::FenceKeeper;
-use super::{Beat, PresenceError};
+use super::{Beat, HEARTBEAT_PATIENCE, PresenceError};
 use crate::live::{Heartbeat, HeartbeatOutcome, LiveSet};
 use crate::metrics::Histogram;
 use crate::model::Millis;
@@ -17,6 +19,9 @@ use crate::model::Millis;
 const MAX_BATCH: usize = 256;
 /// Heartbeats that may wait for one shard: about 150 ms of work.
 const QUEUE: usize = 32_768;
+/// Whoever has waited so long behind a slow call gets 503 instead of another: a call may take 1.5 s, and API.md allows 2 s in
+/// all. So no heartbeat needs a timer of its own.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 /// Batches that may wait for a fence at once; beyond that the answer is 503.
 const BEHIND_A_FENCE: usize = 64;
 
@@ -25,6 +30,14 @@ type Answer = Result<Beat, PresenceError>;
 struct Waiting {
     beat: Heartbeat,
     answer: oneshot::Sender<Answer>,
+    since: Instant,
+}
+
+/// A batch and who waits for it, in the same order.
+#[derive(Default)]
+struct Batch {
+    beats: Vec<Heartbeat>,
+    answers: Vec<oneshot::Sender<Answer>>,
 }
 
 /// The queues; dropping the last clone lets the workers finish what waits and end.
@@ -57,7 +70,9 @@ impl Batcher {
     pub(super) async fn submit(&self, beat: Heartbeat) -> Answer {
         let queue = &self.queues[self.live.shard_of(beat.who.user) as usize];
         let (answer, outcome) = oneshot::channel();
-        queue.try_send(Waiting { beat, answer }).map_err(|_| PresenceError::Overloaded)?;
+        queue
+            .try_send(Waiting { beat, answer, since: Instant::now() })
+            .map_err(|_| PresenceError::Overloaded)?;
         // Dropped unanswered where too many wait for a fence, or the service ends.
         outcome.await.unwrap_or(Err(PresenceError::Overloaded))
     }
@@ -71,92 +86,128 @@ async fn work(
     batch_sizes: Histogram,
 ) {
     let places = Arc::new(Semaphore::new(BEHIND_A_FENCE));
-    let (mut beats, mut answers) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
+    let mut batch = Batch::with_capacity(MAX_BATCH);
     let mut arrived = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
         super::drill::drill("group_commit");
-        for Waiting { beat, answer } in arrived.drain(..) {
-            // A client that has given up needs no call.
-            if !answer.is_closed() {
-                beats.push(beat);
-                answers.push(answer);
+        let now = Instant::now();
+        for Waiting { beat, answer, since } in arrived.drain(..) {
+            if now.duration_since(since) > MAX_WAIT {
+                let _ = answer.send(Err(too_late()));
+            } else if !answer.is_closed() {
+                // A client that has given up needs no call.
+                batch.push(beat, answer);
             }
         }
-        if beats.is_empty() {
+        if batch.beats.is_empty() {
             continue;
         }
-        batch_sizes.observe(f64::from(u16::try_from(beats.len()).unwrap_or(u16::MAX)));
-        let reply = live.heartbeat(shard, &beats).await;
-        match reply {
-            Ok((now, outcomes)) => {
-                let mut unfenced = Vec::new();
-                for ((beat, answer), outcome) in beats.drain(..).zip(answers.drain(..)).zip(outcomes) {
-                    if outcome == HeartbeatOutcome::Unfenced {
-                        unfenced.push((beat, answer));
-                    } else {
-                        let _ = answer.send(settle(now, outcome));
+        batch_sizes.observe(f64::from(u16::try_from(batch.beats.len()).unwrap_or(u16::MAX)));
+        let unfenced = batch.commit(shard, &live).await;
+        if !unfenced.beats.is_empty()
+            && let Ok(place) = places.clone().try_acquire_owned()
+        {
+            let again = Box::pin(unfenced.commit_behind_a_fence(shard, live.clone(), fence.clone()));
+            tokio::spawn(async move {
+                again.await;
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Batch {
+    fn with_capacity(most: usize) -> Self {
+        Self { beats: Vec::with_capacity(most), answers: Vec::with_capacity(most) }
+    }
+
+    fn push(&mut self, beat: Heartbeat, answer: oneshot::Sender<Answer>) {
+        self.beats.push(beat);
+        self.answers.push(answer);
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = (Heartbeat, oneshot::Sender<Answer>)> {
+        self.beats.drain(..).zip(self.answers.drain(..))
+    }
+
+    /// Has the batch recorded, and answers all but those for whom the fence must stand first, whom it returns. Whoever
+    /// merely stays present is answered before the others are looked at.
+    async fn commit(&mut self, shard: u32, live: &LiveSet) -> Self {
+        let mut arriving = Self::default();
+        match live.heartbeat(shard, &self.beats).await {
+            Ok((at, renewed)) => {
+                for ((beat, answer), renewed) in self.drain().zip(renewed) {
+                    match renewed {
+                        Some(status) => drop(answer.send(Ok(Beat { status, last_seen: at }))),
+                        None => arriving.push(beat, answer),
                     }
                 }
-                if !unfenced.is_empty()
-                    && let Ok(place) = places.clone().try_acquire_owned()
-                {
-                    let again =
-                        Box::pin(try_again_behind_a_fence(shard, live.clone(), fence.clone(), unfenced));
-                    tokio::spawn(async move {
-                        again.await;
-                        drop(place);
-                    });
+            }
+            Err(error) => self.fail(|| PresenceError::from(&error)),
+        }
+        if arriving.beats.is_empty() { arriving } else { arriving.arrive(shard, live).await }
+    }
+
+    /// The second half of [`Self::commit`].
+    async fn arrive(mut self, shard: u32, live: &LiveSet) -> Self {
+        let mut unfenced = Self::default();
+        match live.arrive(shard, &self.beats).await {
+            Ok((at, outcomes)) => {
+                for ((beat, answer), outcome) in self.drain().zip(outcomes) {
+                    match settle(at, outcome) {
+                        Some(settled) => drop(answer.send(settled)),
+                        None => unfenced.push(beat, answer),
+                    }
                 }
             }
-            Err(error) => {
-                beats.clear();
-                for answer in answers.drain(..) {
-                    let _ = answer.send(Err(PresenceError::from(&error)));
-                }
-            }
+            Err(error) => self.fail(|| PresenceError::from(&error)),
+        }
+        unfenced
+    }
+
+    /// Redis has lost its data: nobody comes online before the fence stands again. These wait for it, and no others.
+    async fn commit_behind_a_fence(mut self, shard: u32, live: LiveSet, fence: FenceKeeper) {
+        let late = Instant::now() + HEARTBEAT_PATIENCE;
+        let stands = timeout_at(late, fence.stand(shard)).await.unwrap_or_else(|_| Err(too_late()));
+        if let Err(error) = stands {
+            return self.fail(|| match &error {
+                PresenceError::RedisRefuses(reason) => PresenceError::RedisRefuses(reason.clone()),
+                other => PresenceError::RedisUnavailable(other.to_string()),
+            });
+        }
+        let mut still_there = Self::default();
+        for (beat, answer) in self.drain().filter(|(_, answer)| !answer.is_closed()) {
+            still_there.push(beat, answer);
+        }
+        if still_there.beats.is_empty() {
+            return;
+        }
+        // Where time runs out in here, the answers are dropped, and that is an answer too.
+        if let Ok(mut unfenced) = timeout_at(late, still_there.arrive(shard, &live)).await {
+            unfenced.fail(|| {
+                PresenceError::RedisUnavailable("it has lost its data and is being prepared".into())
+            });
+        }
+    }
+
+    fn fail(&mut self, error: impl Fn() -> PresenceError) {
+        self.beats.clear();
+        for answer in self.answers.drain(..) {
+            let _ = answer.send(Err(error()));
         }
     }
 }
 
-/// Redis has lost its data: nobody comes online before the fence stands again. These wait for it, and no others.
-async fn try_again_behind_a_fence(
-    shard: u32,
-    live: LiveSet,
-    fence: FenceKeeper,
-    unfenced: Vec<(Heartbeat, oneshot::Sender<Answer>)>,
-) {
-    let stands = fence.stand(shard).await;
-    let still_there = unfenced.into_iter().filter(|(_, answer)| !answer.is_closed());
-    let (beats, answers): (Vec<_>, Vec<_>) = still_there.unzip();
-    let reply = match stands {
-        Ok(()) if beats.is_empty() => return,
-        Ok(()) => live.heartbeat(shard, &beats).await.map_err(PresenceError::from),
-        Err(error) => Err(error),
-    };
-    match reply {
-        Ok((now, outcomes)) => {
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                let _ = answer.send(settle(now, outcome));
-            }
-        }
-        Err(error) => {
-            for answer in answers {
-                let _ = answer.send(Err(match &error {
-                    PresenceError::RedisRefuses(reason) => PresenceError::RedisRefuses(reason.clone()),
-                    other => PresenceError::RedisUnavailable(other.to_string()),
-                }));
-            }
-        }
-    }
-}
-
-fn settle(now: Millis, outcome: HeartbeatOutcome) -> Answer {
+/// What is answered; `None` where the fence must stand first.
+fn settle(at: Millis, outcome: HeartbeatOutcome) -> Option<Answer> {
     match outcome {
-        HeartbeatOutcome::Present(status) => Ok(Beat { status, last_seen: now }),
-        HeartbeatOutcome::Blocked => Err(PresenceError::Blocked),
-        HeartbeatOutcome::SessionEnded => Err(PresenceError::SessionEnded),
-        HeartbeatOutcome::Unfenced => {
-            Err(PresenceError::RedisUnavailable("it has lost its data and is being prepared".into()))
-        }
+        HeartbeatOutcome::Present(status) => Some(Ok(Beat { status, last_seen: at })),
+        HeartbeatOutcome::Blocked => Some(Err(PresenceError::Blocked)),
+        HeartbeatOutcome::SessionEnded => Some(Err(PresenceError::SessionEnded)),
+        HeartbeatOutcome::Unfenced => None,
     }
+}
+
+fn too_late() -> PresenceError {
+    PresenceError::RedisUnavailable("it did not answer in time".into())
 }

@@ -49,6 +49,10 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_LAST_SEEN_FLUSH", default_value = "60s", global = true, value_name = "TIME", value_parser = parse::flush)]
     pub last_seen_flush: Duration,
 
+    /// Threads that serve (1 to 1024) [default: as many as cores, less one for Redis, SQL and the network; one at least]
+    #[arg(long, env = "PRESENCE_THREADS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// How long the end of the process may take after SIGTERM or SIGINT (1s to 5m)
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
@@ -138,6 +142,14 @@ impl Settings {
         );
         self.doors.check()?;
         self.tokens.check()
+    }
+
+    /// How many threads serve. One more than there are cores to spare costs throughput: each wakes the others with a system
+    /// call.
+    pub fn threads(&self) -> usize {
+        let spare =
+            || std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1));
+        self.threads.map_or_else(spare, usize::from)
     }
 
     /// How many shards there are, given where Redis is.

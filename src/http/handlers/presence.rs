@@ -1,18 +1,23 @@
 //! Heartbeats, and the list that everybody may see.
 
-use axum::Json;
-use axum::extract::State;
+use std::cell::RefCell;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{FromRequest, State};
+use axum::http::{Request, header};
+use axum::response::{IntoResponse, Response};
+use axum::{BoxError, Json};
 use serde::{Deserialize, Serialize};
 
 use crate::http::AppState;
 use crate::http::answer::{UserJson, UserPage};
 use crate::http::body::{OptionalJsonBody, given};
-use crate::http::extract::{Bearer, Reader, of_caller, own_account};
+use crate::http::extract::{Reader, bearer, of_caller, own_account};
 use crate::http::problem::Problem;
 use crate::http::query::ListParameters;
 use crate::identity::FieldErrors;
 use crate::model::{HeartbeatWord, Millis, Role};
-use crate::presence::ListQuery;
+use crate::presence::{Beat, ListQuery};
 
 /// `POST heartbeat/`: empty, or a word.
 #[derive(Debug, Deserialize, Default)]
@@ -30,18 +35,45 @@ pub struct HeartbeatAnswer {
     last_seen: Millis,
 }
 
-/// Records a heartbeat.
-pub async fn heartbeat(
-    State(state): State<AppState>,
-    Bearer(who): Bearer,
-    OptionalJsonBody(body): OptionalJsonBody<HeartbeatBody>,
-) -> Result<Json<HeartbeatAnswer>, Problem> {
-    let beat = state.presence.heartbeat(&who, word(&body)?).await.map_err(of_caller)?;
-    Ok(Json(HeartbeatAnswer {
-        message: "Heartbeat recorded",
-        online_status: beat.status.as_str(),
-        last_seen: beat.last_seen,
-    }))
+/// Records a heartbeat; the answer's body. The token comes before the body: a stranger is refused before his is read.
+pub async fn record<B>(state: &AppState, request: Request<B>) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let who = bearer(state, request.headers())?;
+    let word = if request.body().is_end_stream() {
+        HeartbeatWord::Online
+    } else {
+        let OptionalJsonBody(body) = OptionalJsonBody::from_request(request.map(Body::new), &()).await?;
+        word(&body)?
+    };
+    Ok(rendered(state.presence.heartbeat(&who, word).await.map_err(of_caller)?))
+}
+
+/// As [`record`], for whoever comes by the route.
+pub async fn heartbeat(State(state): State<AppState>, request: Request<Body>) -> Result<Response, Problem> {
+    let body = record(&state, request).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The answer as JSON. Heartbeats that were recorded together are answered alike, and the answer is written once.
+fn rendered(beat: Beat) -> Bytes {
+    thread_local! {
+        static LATEST: RefCell<Option<(Beat, Bytes)>> = const { RefCell::new(None) };
+    }
+    LATEST.with_borrow_mut(|latest| match latest {
+        Some((of, body)) if *of == beat => body.clone(),
+        _ => {
+            let answer = HeartbeatAnswer {
+                message: "Heartbeat recorded",
+                online_status: beat.status.as_str(),
+                last_seen: beat.last_seen,
+            };
+            // Texts and an instant: nothing that JSON could not hold.
+            let body = Bytes::from(serde_json::to_vec(&answer).unwrap_or_default());
+            latest.insert((beat, body)).1.clone()
+        }
+    })
 }
 
 /// `offline` is not a heartbeat's word: who is alive is not gone.

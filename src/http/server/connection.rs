@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Bytes, HttpBody};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as HyperService, service_fn};
@@ -21,10 +20,10 @@ use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tower::Service;
 
 use super::patience::{AwaitedBody, Stage, Watch, Watched};
 use crate::http::client::Peer;
+use crate::http::front::{AnswerBody, Front};
 
 /// The largest head of a request, bytes. What is longer than `guard` takes, but not than this, gets a whole answer; what
 /// is longer than this a bare status.
@@ -44,11 +43,11 @@ pub(super) struct Speaker {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    front: Front,
 }
 
 impl Speaker {
-    pub(super) fn new(router: Router, tls: Option<TlsAcceptor>) -> Self {
+    pub(super) fn new(front: Front, tls: Option<TlsAcceptor>) -> Self {
         let mut http1 = http1::Builder::new();
         // The patience covers it, without a timer for each request.
         http1.header_read_timeout(None).max_buf_size(MAX_HEAD);
@@ -61,7 +60,7 @@ impl Speaker {
             .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        Self { http1, http2, tls, router }
+        Self { http1, http2, tls, front }
     }
 
     /// How a connection begins.
@@ -94,7 +93,7 @@ impl Speaker {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service(self.router.clone(), peer, watch.clone());
+        let service = service(self.front.clone(), peer, watch.clone());
         let io = TokioIo::new(Watched::new(stream, watch, true));
         over(ending.watch(self.http1.serve_connection(io, service)).await);
     }
@@ -103,7 +102,7 @@ impl Speaker {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service(self.router.clone(), peer, watch.clone());
+        let service = service(self.front.clone(), peer, watch.clone());
         let io = TokioIo::new(Watched::new(stream, watch, false));
         over(ending.watch(self.http2.serve_connection(io, service)).await);
     }
@@ -116,27 +115,25 @@ fn over(ended: hyper::Result<()>) {
     }
 }
 
-/// The router as hyper calls it: each request bears its peer, and is in hand until its answer is there. What the client
-/// then takes its time to read is the watch's to bound: on HTTP/2 it may keep an answer waiting for as long as it likes.
+/// The front as hyper calls it: each request is in hand until its answer is there. What the client then takes its time to
+/// read is the watch's to bound: on HTTP/2 it may keep an answer waiting for as long as it likes.
 fn service(
-    router: Router,
+    front: Front,
     peer: SocketAddr,
     watch: Arc<Watch>,
-) -> impl HyperService<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Send
+) -> impl HyperService<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible, Future: Send> + Send
 {
-    service_fn(move |mut request: Request<Incoming>| {
+    service_fn(move |request: Request<Incoming>| {
         let in_hand = watch.begin();
-        request.extensions_mut().insert(Peer(peer));
         let request = request.map(|body| {
             let awaited = (!body.is_end_stream()).then(|| watch.await_body());
             Asked { body, awaited }
         });
-        // A router is always ready.
-        let answering = router.clone().call(request);
+        let front = front.clone();
         async move {
-            let answer = answering.await;
+            let answer = front.answer(Peer(peer), request).await;
             drop(in_hand);
-            answer
+            Ok(answer)
         }
     })
 }

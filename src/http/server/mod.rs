@@ -18,11 +18,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::Front;
 use crate::presence::drill::drill;
 use connection::Speaker;
 use held::Held;
@@ -45,17 +45,17 @@ pub struct Doors {
     pub patience: Patience,
 }
 
-/// Serves `router` on `listener` until `shutdown` is done, then answers what is under way for `grace` at most, and
+/// Serves `front` on `listener` until `shutdown` is done, then answers what is under way for `grace` at most, and
 /// cuts off what is left.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Front,
     doors: Doors,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
     let Doors { tls, max_connections, patience } = doors;
-    let speaker = Speaker::new(router, tls.as_ref().map(Tls::acceptor));
+    let speaker = Speaker::new(front, tls.as_ref().map(Tls::acceptor));
     let (clock, connections) = (Clock::default(), GracefulShutdown::new());
     let mut held = Held::new(max_connections);
     let mut waiting: Option<(TcpStream, SocketAddr)> = None;

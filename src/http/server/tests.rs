@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -29,7 +30,7 @@ async fn start_with(
     let shutdown = async {
         let _ = stopped.await;
     };
-    (address, stop, tokio::spawn(serve(listener, router, doors, shutdown, grace)))
+    (address, stop, tokio::spawn(serve(listener, router.into(), doors, shutdown, grace)))
 }
 
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {

@@ -4,6 +4,7 @@
 //! an issuer means. It never gets further than the access token: refresh tokens are ours alone.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::TokenError;
 use super::claims::{Names, Parts};
 use super::jwk::PublicKey;
 use super::keeper::KeysUrl;
+use super::verified::Changes;
 use crate::model::{Millis, SessionId, SessionKey};
 
 /// What is known of an issuer.
@@ -63,20 +65,24 @@ pub(in crate::identity) struct Issuer {
     keys: RwLock<Arc<[PublicKey]>>,
     /// Told when a token names a key that is not known.
     pub(super) wanted: Notify,
+    /// Counts the changes of keys: what was verified by former ones is not known again.
+    changes: Changes,
 }
 
 impl Issuer {
-    pub(super) fn new(settings: IssuerSettings) -> Self {
+    pub(super) fn new(settings: IssuerSettings, changes: Changes) -> Self {
         let keys = match &settings.keys {
             KeySource::Fixed(keys) => keys.as_slice().into(),
             KeySource::Url(_) => Arc::default(),
         };
-        Self { settings, keys: RwLock::new(keys), wanted: Notify::new() }
+        Self { settings, keys: RwLock::new(keys), wanted: Notify::new(), changes }
     }
 
     /// The keys from now on; what is not among them is no longer trusted.
     pub(super) fn replace_keys(&self, keys: Vec<PublicKey>) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.into();
+        // After the keys: what is verified from here on is verified by these.
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn keys(&self) -> Arc<[PublicKey]> {

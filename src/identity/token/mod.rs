@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod keyring;
 #[cfg(test)]
 mod test_keys;
+mod verified;
 
 pub use jsonwebtoken::Algorithm;
 

@@ -134,7 +134,7 @@ impl Run<'_> {
     /// The model after this call, made at an instant between the last look and this one at which it does what Redis did.
     fn explained(&self, call: &Call, reply: &Reply, look: &Look) -> Result<Model, String> {
         let nows = match reply {
-            Reply::Beats(now, _) => (*now).max(self.look.now)..=(*now).min(look.now),
+            Reply::Beats(now, _) | Reply::Renewed(now, _) => (*now).max(self.look.now)..=(*now).min(look.now),
             _ => self.look.now..=look.now,
         };
         let mut why = format!("at no instant of {nows:?}:");
@@ -178,6 +178,7 @@ impl Run<'_> {
 fn happened(reply: &Reply) -> String {
     match reply {
         Reply::Beats(_, outcomes) => format!("{:?}", outcomes[0]),
+        Reply::Renewed(_, statuses) => format!("renewed {:?}", statuses[0]),
         Reply::Status(outcome) => format!("status {outcome:?}"),
         Reply::Turn(Turn::Others(_)) => "another's turn".into(),
         Reply::Turn(Turn::Mine(_)) => "a turn".into(),

@@ -1,6 +1,6 @@
 //! What the model answers to a call, and whether Redis may answer as it did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use presenced::live::{Due, HeartbeatOutcome, StatusOutcome, Turn, Verdict, Work};
 use presenced::model::{Millis, OnlineStatus, Presence, UserId};
@@ -54,7 +54,22 @@ impl Model {
     /// Moves the model by a call made at that instant; an error where it does not answer as Redis did.
     pub fn call(&mut self, call: &Call, reply: &Reply, when: When) -> Verdicts {
         match (call, reply) {
-            (Call::Heartbeat { shard, beats }, Reply::Beats(now, outcomes)) => {
+            (Call::Heartbeat { shard, beats }, Reply::Renewed(now, renewed)) => {
+                same("instant", &when.now, now)?;
+                let mut left = BTreeSet::new();
+                for (beat, renewed) in beats.iter().zip(renewed) {
+                    let shard = self.shard(*shard);
+                    let steady = shard.steady(beat, when).filter(|_| !left.contains(&beat.user));
+                    same("renewal", &steady, renewed)?;
+                    if steady.is_some() {
+                        shard.beat(beat, when);
+                    } else {
+                        left.insert(beat.user);
+                    }
+                }
+                Ok(())
+            }
+            (Call::Arrive { shard, beats }, Reply::Beats(now, outcomes)) => {
                 same("instant", &when.now, now)?;
                 for (beat, outcome) in beats.iter().zip(outcomes) {
                     let answers = self.shard(*shard).beat(beat, when);

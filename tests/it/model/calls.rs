@@ -23,33 +23,93 @@ pub struct Beat {
 /// A call. Instants are the model's.
 #[derive(Debug, Clone)]
 pub enum Call {
-    Heartbeat { shard: u32, beats: Vec<Beat> },
-    Leave { user: UserId, sid: String, expires_at: Option<i64> },
-    EndAgain { user: UserId, sid: String },
-    SetStatus { user: UserId, to: OnlineStatus },
-    Claim { shard: u32, users: Vec<UserId> },
-    Block { shard: u32, moves: String, verdicts: Vec<(UserId, Verdict)> },
+    /// By `lua/heartbeat.lua` alone.
+    Heartbeat {
+        shard: u32,
+        beats: Vec<Beat>,
+    },
+    Arrive {
+        shard: u32,
+        beats: Vec<Beat>,
+    },
+    Leave {
+        user: UserId,
+        sid: String,
+        expires_at: Option<i64>,
+    },
+    EndAgain {
+        user: UserId,
+        sid: String,
+    },
+    SetStatus {
+        user: UserId,
+        to: OnlineStatus,
+    },
+    Claim {
+        shard: u32,
+        users: Vec<UserId>,
+    },
+    Block {
+        shard: u32,
+        moves: String,
+        verdicts: Vec<(UserId, Verdict)>,
+    },
     BeginFence,
-    RaiseFence { shard: u32, held: bool },
+    RaiseFence {
+        shard: u32,
+        held: bool,
+    },
     EndFence,
-    MoveFence { shard: u32, from: String, to: String },
-    AdoptFence { shard: u32, former: FormerFence },
-    Epoch { shard: u32 },
-    Reconcile { shard: u32, users: Vec<(UserId, Option<i64>)> },
-    Take { consumer: usize, shard: u32, most: u32 },
-    Ack { shard: u32, work: Work },
-    Due { shard: u32, most: u32 },
-    Read { users: Vec<UserId> },
-    Online { page: Page },
+    MoveFence {
+        shard: u32,
+        from: String,
+        to: String,
+    },
+    AdoptFence {
+        shard: u32,
+        former: FormerFence,
+    },
+    Epoch {
+        shard: u32,
+    },
+    Reconcile {
+        shard: u32,
+        users: Vec<(UserId, Option<i64>)>,
+    },
+    Take {
+        consumer: usize,
+        shard: u32,
+        most: u32,
+    },
+    Ack {
+        shard: u32,
+        work: Work,
+    },
+    Due {
+        shard: u32,
+        most: u32,
+    },
+    Read {
+        users: Vec<UserId>,
+    },
+    Online {
+        page: Page,
+    },
     Unsettled,
-    Seen { shard: u32 },
-    Refuses { user: UserId, sid: String },
+    Seen {
+        shard: u32,
+    },
+    Refuses {
+        user: UserId,
+        sid: String,
+    },
 }
 
 /// What came of it. Instants are the model's.
 #[derive(Debug, Clone)]
 pub enum Reply {
     Nothing,
+    Renewed(i64, Vec<Option<OnlineStatus>>),
     Beats(i64, Vec<HeartbeatOutcome>),
     Status(StatusOutcome),
     Count(Option<u64>),
@@ -70,7 +130,7 @@ impl Call {
     /// first is left out by the chain.
     pub fn repeats(&self) -> bool {
         match self {
-            Self::Heartbeat { beats, .. } => beats.iter().any(|one| {
+            Self::Arrive { beats, .. } => beats.iter().any(|one| {
                 let contradicts = |other: &Beat| {
                     (other.user, &other.sid) == (one.user, &one.sid)
                         && other.word == HeartbeatWord::Away
@@ -89,14 +149,11 @@ impl Call {
         let here = |at: Millis| Millis(at.0 + offset);
         match self {
             Self::Heartbeat { shard, beats } => {
-                let batch: Vec<_> = beats
-                    .iter()
-                    .map(|beat| Heartbeat {
-                        who: SessionKey { user: beat.user, sid: SessionId::parse(&beat.sid) },
-                        word: beat.word,
-                    })
-                    .collect();
-                let (now, outcomes) = live.heartbeat(*shard, &batch).await.unwrap();
+                let (now, renewed) = live.heartbeat(*shard, &batch(beats)).await.unwrap();
+                Reply::Renewed(here(now).0, renewed)
+            }
+            Self::Arrive { shard, beats } => {
+                let (now, outcomes) = live.arrive(*shard, &batch(beats)).await.unwrap();
                 Reply::Beats(here(now).0, outcomes)
             }
             Self::Leave { user, sid, expires_at } => {
@@ -175,4 +232,9 @@ fn session(sid: &str) -> SessionId {
 
 pub fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap()
+}
+
+fn batch(beats: &[Beat]) -> Vec<Heartbeat> {
+    let who = |beat: &Beat| SessionKey { user: beat.user, sid: SessionId::parse(&beat.sid) };
+    beats.iter().map(|beat| Heartbeat { who: who(beat), word: beat.word }).collect()
 }

@@ -154,6 +154,19 @@ impl Shard {
         self.append(user, status, if died.is_some() { Reason::Expired } else { reason }, at, seen);
     }
 
+    /// The status of a user for whom a heartbeat changes nothing but times.
+    pub fn steady(&self, beat: &Beat, when: When) -> Option<OnlineStatus> {
+        let life = self.life(beat.user, when)?;
+        let own = life.sessions.get(&format!("s:{}", beat.sid))?;
+        let said = match beat.word {
+            HeartbeatWord::Online => Online,
+            HeartbeatWord::Away => Away,
+            HeartbeatWord::Touch if own.seen + TTL >= when.now => own.said,
+            HeartbeatWord::Touch | HeartbeatWord::Login => return None,
+        };
+        (said == life.status && !life.sessions.contains_key(LENT)).then_some(said)
+    }
+
     /// Takes a heartbeat; returns what may be answered.
     pub fn beat(&mut self, beat: &Beat, when: When) -> Vec<HeartbeatOutcome> {
         let (user, now) = (beat.user, when.now);

@@ -63,9 +63,10 @@ impl<'a> Run<'a> {
             Op::Beat(beats, resend) => {
                 let shard = self.model.shard_of(beats[0].0);
                 let beats = beats.into_iter().filter(|(user, ..)| self.model.shard_of(*user) == shard);
-                let beats =
+                let beats: Vec<_> =
                     beats.map(|(user, sid, word)| Beat { user, sid: name(user, sid), word }).collect();
-                self.send(Call::Heartbeat { shard, beats }, resend).await
+                self.send(Call::Heartbeat { shard, beats: beats.clone() }, resend).await?;
+                self.send(Call::Arrive { shard, beats }, resend).await
             }
             Op::Outlive(user, sids, after) => {
                 let shard = self.model.shard_of(user);
@@ -73,7 +74,7 @@ impl<'a> Run<'a> {
                 for (sid, word) in sids.into_iter().zip([HeartbeatWord::Online, HeartbeatWord::Away]) {
                     heard = if heard == 0 { self.look.now } else { heard };
                     let beats = vec![Beat { user, sid: name(user, sid), word }];
-                    self.call(&Call::Heartbeat { shard, beats }).await?;
+                    self.call(&Call::Arrive { shard, beats }).await?;
                     self.place.probe.step_by(TTL / 4).await;
                     self.looks_the_same().await?;
                 }

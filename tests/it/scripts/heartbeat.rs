@@ -1,247 +1,111 @@
 //! `lua/heartbeat.lua`
 
-use presenced::live::{Heartbeat, HeartbeatOutcome, Verdict};
-use presenced::model::HeartbeatWord::{Away, Login, Online, Touch};
-use presenced::model::{Millis, OnlineStatus};
+use presenced::live::Heartbeat;
+use presenced::model::HeartbeatWord::{self, Away, Login, Online, Touch};
+use presenced::model::OnlineStatus;
+use presenced::model::UserId;
 
 use super::{Bench, TTL_MS, key};
 
-const ONLINE: HeartbeatOutcome = HeartbeatOutcome::Present(OnlineStatus::Online);
-const AWAY: HeartbeatOutcome = HeartbeatOutcome::Present(OnlineStatus::Away);
+const ONLINE: Option<OnlineStatus> = Some(OnlineStatus::Online);
+const AWAY: Option<OnlineStatus> = Some(OnlineStatus::Away);
+
+/// Runs the script alone.
+async fn renew(bench: &Bench, batch: &[(UserId, &str, HeartbeatWord)]) -> (i64, Vec<Option<OnlineStatus>>) {
+    let batch: Vec<_> =
+        batch.iter().map(|(user, sid, word)| Heartbeat { who: key(*user, sid), word: *word }).collect();
+    let (now, renewed) = bench.live.heartbeat(0, &batch).await.unwrap();
+    (now.0, renewed)
+}
+
+/// All that Redis holds of a user.
+fn held(bench: &Bench, user: UserId) -> (String, Option<i64>) {
+    (bench.redis.cli(&["HGETALL", &format!("presence:{{0}}:user:{user}")]), bench.deadline(user))
+}
 
 #[tokio::test]
-async fn a_first_heartbeat_makes_key_deadline_and_transition_in_one_instant() {
+async fn who_is_present_and_says_nothing_new_is_renewed() {
     let bench = Bench::start().await;
-    let (now, outcome) = bench.beat_at(7, "phone", Online).await;
-    assert_eq!(outcome, ONLINE);
-    assert_eq!(bench.deadline(7), Some(now.0 + TTL_MS));
-    assert_eq!(bench.field(7, "status"), "online");
-    assert_eq!(bench.field(7, "since"), now.0.to_string());
-    assert_eq!(bench.field(7, "s:phone"), now.0.to_string());
-    let at = now.0.to_string();
-    assert_eq!(bench.entries(), [["7", "online", "heartbeat", &at, &at].map(ToString::to_string)]);
-}
-
-#[tokio::test]
-async fn a_steady_heartbeat_moves_the_deadline_and_appends_nothing() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Online).await;
-    bench.age(7, 30_000);
-    let (now, outcome) = bench.beat_at(7, "phone", Online).await;
-    assert_eq!(outcome, ONLINE);
-    assert_eq!(bench.deadline(7), Some(now.0 + TTL_MS));
-    assert_eq!(bench.transitions(), ["7 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn a_login_is_recorded_as_one() {
-    let bench = Bench::start().await;
-    assert_eq!(bench.beat(7, "phone", Login).await, ONLINE);
-    assert_eq!(bench.beat(7, "phone", Login).await, ONLINE);
-    assert_eq!(bench.transitions(), ["7 online login"]);
-}
-
-#[tokio::test]
-async fn away_means_away_until_the_next_heartbeat_says_otherwise_and_a_touch_leaves_it() {
-    let bench = Bench::start().await;
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-    assert_eq!(bench.beat(7, "phone", Away).await, AWAY);
-    assert_eq!(bench.beat(7, "phone", Touch).await, AWAY);
-    assert_eq!(bench.beat(7, "phone", Away).await, AWAY);
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away heartbeat", "7 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn a_touch_brings_someone_offline_online() {
-    let bench = Bench::start().await;
-    assert_eq!(bench.beat(7, "phone", Touch).await, ONLINE);
-    assert_eq!(bench.transitions(), ["7 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn a_user_of_two_sessions_is_online_if_either_is() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Online).await;
-    bench.beat(7, "laptop", Online).await;
-    assert_eq!(bench.beat(7, "phone", Away).await, ONLINE);
-    assert_eq!(bench.beat(7, "laptop", Away).await, AWAY);
-    assert_eq!(bench.beat(7, "laptop", Touch).await, AWAY);
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away heartbeat", "7 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn a_new_session_that_merely_reads_leaves_an_away_user_away() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Away).await;
-    assert_eq!(bench.beat(7, "laptop", Touch).await, AWAY);
-    assert_eq!(bench.transitions(), ["7 away heartbeat"]);
-}
-
-#[tokio::test]
-async fn when_the_online_session_dies_the_idle_one_makes_the_user_away_since_then() {
-    let bench = Bench::start().await;
-    let (_, outcome) = bench.beat_at(7, "laptop", Online).await;
-    assert_eq!(outcome, ONLINE);
-    bench.beat(7, "phone", Away).await;
-    bench.age_session(7, "laptop", TTL_MS + 5_000);
-    let died = bench.field(7, "s:laptop").parse::<i64>().unwrap() + TTL_MS;
-    assert_eq!(bench.beat(7, "phone", Away).await, AWAY);
-    let entries = bench.entries();
-    assert_eq!(entries[1][..4], ["7", "away", "expired", died.to_string().as_str()].map(ToString::to_string));
-    assert_eq!(bench.field(7, "s:laptop"), "", "the dead session is dropped");
-}
-
-/// Someone whose laptop was online and has died, and whose phone is idle; when the laptop died.
-async fn outlived_by_an_idle_phone(bench: &Bench) -> String {
-    bench.beat(7, "laptop", Online).await;
-    bench.beat(7, "phone", Away).await;
-    bench.age_session(7, "laptop", TTL_MS + 5_000);
-    (bench.field(7, "s:laptop").parse::<i64>().unwrap() + TTL_MS).to_string()
-}
-
-#[tokio::test]
-async fn whoever_next_says_away_the_user_is_away_since_the_online_session_died() {
-    for speaks in ["phone", "laptop", "tablet"] {
-        let bench = Bench::start().await;
-        let died = outlived_by_an_idle_phone(&bench).await;
-        assert_eq!(bench.beat(7, speaks, Away).await, AWAY);
-        let expected = ["7", "away", "expired", died.as_str()].map(ToString::to_string);
-        assert_eq!(bench.entries()[1][..4], expected, "{speaks}");
+    bench.beats(&[(1, "phone", Online), (2, "phone", Away), (3, "", Online)]).await;
+    for user in 1..=3 {
+        bench.age(user, 30_000);
     }
-}
-
-#[tokio::test]
-async fn a_mere_read_of_a_new_or_dead_session_leaves_a_user_away_whose_online_session_died() {
-    for reads in ["laptop", "tablet"] {
-        let bench = Bench::start().await;
-        outlived_by_an_idle_phone(&bench).await;
-        assert_eq!(bench.live.read(&[7]).await.unwrap()[0].unwrap().status, OnlineStatus::Away);
-        assert_eq!(bench.beat(7, reads, Touch).await, AWAY, "{reads}");
-        assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away expired"]);
+    let before = bench.transitions();
+    let batch = [(1, "phone", Online), (2, "phone", Away), (3, "", Online)];
+    let (_, renewed) = renew(&bench, &batch).await;
+    assert_eq!(renewed, [ONLINE, AWAY, ONLINE]);
+    // A touch repeats what the session said last; and a second run renews again.
+    let batch = [(1, "phone", Touch), (2, "phone", Touch), (3, "", Touch)];
+    let (now, renewed) = renew(&bench, &batch).await;
+    assert_eq!(renewed, [ONLINE, AWAY, ONLINE]);
+    assert_eq!(bench.field(1, "s:phone"), now.to_string());
+    assert_eq!(bench.field(2, "s:phone"), format!("{now} away"));
+    assert_eq!(bench.field(3, "s:"), now.to_string());
+    for user in 1..=3 {
+        assert_eq!(bench.deadline(user), Some(now + TTL_MS));
     }
+    assert_eq!(bench.transitions(), before);
 }
 
 #[tokio::test]
-async fn dead_sessions_do_not_pile_up() {
+async fn whatever_may_change_something_is_left_untouched() {
     let bench = Bench::start().await;
-    bench.beat(7, "desk", Online).await;
-    for day in 0..20 {
-        bench.beat(7, &format!("phone-{day}"), Online).await;
-        bench.age_session(7, &format!("phone-{day}"), TTL_MS + 1_000);
-        bench.beat(7, "desk", Online).await;
+    bench.beats(&[(1, "phone", Online), (2, "phone", Away), (3, "phone", Online)]).await;
+    bench.live.set_status(4, OnlineStatus::Online).await.unwrap();
+    bench.age_session(3, "phone", TTL_MS + 1_000);
+    bench.redis.cli(&["SET", "presence:{0}:user:5", "of another type"]);
+    let left = [
+        (1, "phone", Away),
+        (1, "laptop", Online),
+        (1, "laptop", Touch),
+        (1, "phone", Login),
+        (2, "phone", Online),
+        (3, "phone", Touch),
+        (4, "phone", Online),
+        (4, "phone", Touch),
+        (6, "phone", Online),
+        (6, "", Touch),
+    ];
+    for one in left {
+        let before = held(&bench, one.0);
+        assert_eq!(renew(&bench, &[one]).await.1, [None], "{one:?}");
+        assert_eq!(held(&bench, one.0), before, "{one:?}");
     }
-    let fields = bench.redis.cli(&["HLEN", "presence:{0}:user:7"]).parse::<u32>().unwrap();
-    assert!(fields <= 4, "status, since, desk and the last phone; there are {fields} fields");
+    assert_eq!(renew(&bench, &[(5, "phone", Online)]).await.1, [None]);
+    assert_eq!(bench.redis.cli(&["GET", "presence:{0}:user:5"]), "of another type");
 }
 
 #[tokio::test]
-async fn tokens_without_a_session_share_one_field() {
+async fn heartbeats_of_one_user_keep_their_order() {
     let bench = Bench::start().await;
-    let (now, _) = bench.beat_at(7, "", Online).await;
-    assert_eq!(bench.field(7, "s:"), now.0.to_string());
-    assert_eq!(bench.beat(7, "", Away).await, AWAY);
+    bench.beats(&[(1, "phone", Online), (2, "phone", Online)]).await;
+    let batch = [(1, "phone", Away), (2, "phone", Online), (1, "phone", Online), (2, "phone", Touch)];
+    assert_eq!(renew(&bench, &batch).await.1, [None, ONLINE, None, ONLINE]);
+    bench.beats(&batch).await;
+    let words = ["1 online heartbeat", "2 online heartbeat", "1 away heartbeat", "1 online heartbeat"];
+    assert_eq!(bench.transitions(), words);
 }
 
 #[tokio::test]
-async fn who_returns_after_an_unclaimed_deadline_has_been_offline_since_it() {
+async fn the_largest_batch_is_one_call() {
     let bench = Bench::start().await;
-    bench.beat(7, "phone", Away).await;
-    bench.age(7, TTL_MS + 3_000);
-    let missed: i64 = bench.redis.cli(&["ZSCORE", "presence:{0}:live", "7"]).parse().unwrap();
-    let (now, outcome) = bench.beat_at(7, "phone", Online).await;
-    assert_eq!(outcome, ONLINE);
-    assert_eq!(bench.deadline(7), Some(now.0 + TTL_MS));
-    let entries = bench.entries();
-    assert_eq!(
-        entries[1][1..],
-        ["offline", "expired", &missed.to_string(), &(missed - TTL_MS).to_string()].map(ToString::to_string)
-    );
-    assert_eq!(entries[2][1..3], ["online", "heartbeat"].map(ToString::to_string));
-    assert_eq!(entries.len(), 3);
+    let batch: Vec<_> = (1..=256).map(|user| (user, "phone", Online)).collect();
+    bench.beats(&batch).await;
+    let (now, renewed) = renew(&bench, &batch).await;
+    assert_eq!(renewed, [ONLINE; 256]);
+    assert!((1..=256).all(|user| bench.deadline(user) == Some(now + TTL_MS)));
 }
 
 #[tokio::test]
-async fn a_blocked_user_does_not_come_online_and_another_of_the_batch_does() {
-    let bench = Bench::start().await;
-    bench.tell(&[(7, Verdict::Block)]).await;
-    let batch = [7, 8].map(|user| Heartbeat { who: key(user, "phone"), word: Online });
-    for _ in 0..2 {
-        let (_, outcomes) = bench.live.heartbeat(0, &batch).await.unwrap();
-        assert_eq!(outcomes, [HeartbeatOutcome::Blocked, ONLINE]);
-    }
-    assert!(!bench.exists(7));
-    assert_eq!(bench.deadline(7), None);
-    assert_eq!(bench.transitions(), ["8 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn an_ended_session_is_refused_whether_or_not_the_user_is_present() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Online).await;
-    bench.live.leave(7, key(7, "phone").sid.as_ref().unwrap(), Millis(0)).await.unwrap();
-    assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::SessionEnded);
-    assert_eq!(bench.beat(7, "laptop", Online).await, ONLINE);
-    assert_eq!(bench.beat(7, "phone", Touch).await, HeartbeatOutcome::SessionEnded);
-    assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout", "7 online heartbeat"]);
-}
-
-#[tokio::test]
-async fn without_a_fence_nobody_comes_online_and_nobody_present_is_disturbed() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Online).await;
-    bench.redis.cli(&["DEL", "presence:{0}:fence"]);
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-    assert_eq!(bench.beat(8, "phone", Online).await, HeartbeatOutcome::Unfenced);
-    assert!(!bench.exists(8));
-}
-
-#[tokio::test]
-async fn a_key_of_another_type_is_made_anew() {
-    let bench = Bench::start().await;
-    bench.redis.cli(&["SET", "presence:{0}:user:7", "oops"]);
-    let batch = [7, 8].map(|user| Heartbeat { who: key(user, "phone"), word: Online });
-    let (_, outcomes) = bench.live.heartbeat(0, &batch).await.unwrap();
-    assert_eq!(outcomes, [ONLINE, ONLINE]);
-    assert_eq!(bench.field(7, "status"), "online");
-}
-
-#[tokio::test]
-async fn a_batch_run_twice_is_a_batch_run_once() {
-    let bench = Bench::start().await;
-    let batch: Vec<_> = [(1, Login), (2, Online), (3, Away), (4, Touch)]
-        .into_iter()
-        .map(|(user, word)| Heartbeat { who: key(user, "phone"), word })
-        .collect();
-    let (_, first) = bench.live.heartbeat(0, &batch).await.unwrap();
-    let (_, again) = bench.live.heartbeat(0, &batch).await.unwrap();
-    assert_eq!(first, again);
-    assert_eq!(
-        bench.transitions(),
-        ["1 online login", "2 online heartbeat", "3 away heartbeat", "4 online heartbeat"]
-    );
-}
-
-#[tokio::test]
-async fn a_flushed_script_cache_costs_one_call() {
-    let bench = Bench::start().await;
-    bench.beat(7, "phone", Online).await;
-    bench.redis.cli(&["SCRIPT", "FLUSH"]);
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-}
-
-#[tokio::test]
-async fn ten_thousand_dead_sessions_are_dropped_at_once() {
-    let bench = Bench::start().await;
-    bench.beat(7, "desk", Online).await;
-    for chunk in 0..10 {
-        let mut command = vec!["HSET".to_owned(), "presence:{0}:user:7".to_owned()];
-        for session in 0..1_000 {
-            command.extend([format!("s:dead-{chunk}-{session}"), "1000".to_owned()]);
-        }
-        bench.redis.cli(&command.iter().map(String::as_str).collect::<Vec<_>>());
-    }
-    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
-    assert_eq!(bench.redis.cli(&["HLEN", "presence:{0}:user:7"]), "4");
+async fn an_instant_of_it_is_noted_where_the_fence_stands_and_not_too_often() {
+    let heard = |bench: &Bench| bench.redis.cli(&["GET", "presence:{0}:heard"]);
+    let bench = Bench::unfenced().await;
+    renew(&bench, &[(1, "phone", Online)]).await;
+    assert_eq!(heard(&bench), "");
+    bench.raise_fence().await;
+    bench.redis.cli(&["SET", "presence:{0}:heard", "1000"]);
+    let (first, _) = renew(&bench, &[(1, "phone", Online)]).await;
+    assert_eq!(heard(&bench), first.to_string());
+    let (now, _) = renew(&bench, &[(1, "phone", Online)]).await;
+    assert_eq!(heard(&bench), if now - first < 100 { first.to_string() } else { now.to_string() });
 }

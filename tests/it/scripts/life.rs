@@ -85,7 +85,8 @@ async fn data_are_whole_where_redis_still_knows_of_the_latest_heartbeats() {
     bench.raise_fence().await;
     let (now, _) = bench.beat_at(7, "phone", Online).await;
     let heard: i64 = bench.redis.cli(&["GET", "presence:{0}:heard"]).parse().unwrap();
-    assert_eq!(heard, now.0);
+    // `lua/heartbeat.lua` notes it, and `lua/arrive.lua` lets the user in, perhaps a millisecond later.
+    assert!((0..100).contains(&(now.0 - heard)), "{now:?}, {heard}");
     begin_another_life(&bench);
     assert!(former().await.is_whole);
     assert!(!bench.live.knows_of_later_data(0, &bench.live.fence(0).await.unwrap()));

@@ -1,5 +1,6 @@
 //! Each script on a real Redis: a case per reply, the keys afterwards, and a second run that must harm nothing.
 
+mod arrive;
 mod audit;
 mod block;
 mod claim;
@@ -17,7 +18,7 @@ mod take;
 use std::time::Duration;
 
 use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Options, Verdict};
-use presenced::model::{HeartbeatWord, Millis, SessionId, SessionKey, UserId};
+use presenced::model::{HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey, UserId};
 
 use crate::support::redis::RedisServer;
 
@@ -61,9 +62,23 @@ impl Bench {
     }
 
     pub async fn beat_at(&self, user: UserId, sid: &str, word: HeartbeatWord) -> (Millis, HeartbeatOutcome) {
-        let beat = Heartbeat { who: key(user, sid), word };
-        let (now, outcomes) = self.live.heartbeat(0, &[beat]).await.unwrap();
-        (now, outcomes[0])
+        self.beats(&[(user, sid, word)]).await[0]
+    }
+
+    /// A batch as the group commit has it recorded: who is not merely renewed arrives.
+    pub async fn beats(&self, batch: &[(UserId, &str, HeartbeatWord)]) -> Vec<(Millis, HeartbeatOutcome)> {
+        let batch: Vec<_> =
+            batch.iter().map(|(user, sid, word)| Heartbeat { who: key(*user, sid), word: *word }).collect();
+        let (now, renewed) = self.live.heartbeat(0, &batch).await.unwrap();
+        let left = batch.into_iter().zip(&renewed).filter(|(_, renewed)| renewed.is_none());
+        let left: Vec<_> = left.map(|(beat, _)| beat).collect();
+        let (later, outcomes) = self.live.arrive(0, &left).await.unwrap();
+        let mut outcomes = outcomes.into_iter();
+        let settle = |renewed: Option<OnlineStatus>| match renewed {
+            Some(status) => (now, HeartbeatOutcome::Present(status)),
+            None => (later, outcomes.next().unwrap()),
+        };
+        renewed.into_iter().map(settle).collect()
     }
 
     /// Lets `ms` pass for one user: every instant of him in Redis moves back by it.

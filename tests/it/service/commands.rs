@@ -60,6 +60,7 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_TRUSTED_SECRETS", "short", "32 bytes"),
         ("PRESENCE_ACCESS_TTL", "0", "from 1s"),
         ("PRESENCE_SHUTDOWN_TIMEOUT", "6m", "from 1s to 5m"),
+        ("PRESENCE_THREADS", "0", "1..=1024"),
         ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
@@ -102,6 +103,7 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_REFRESH_GRACE",
         "PRESENCE_TRUSTED_SECRETS",
         "PRESENCE_SHUTDOWN_TIMEOUT",
+        "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",
     ] {
         assert!(said.contains(name), "{name}");

@@ -1,0 +1,22 @@
+//! Requests that are carried to their end.
+
+use std::panic::resume_unwind;
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+
+/// Carries a request to its end even where the client hangs up, as browsers do with a tab that logs out and closes:
+/// hyper drops the work of a closed connection wherever it waits, and what has happened in SQL would not reach Redis.
+pub async fn carry(request: Request, next: Next) -> Response {
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime is ending, and nobody will read this.
+            Err(_) => Problem::internal().into_response(),
+        },
+    }
+}
