@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 NEXTEST_PROFILE ?= ci
 export NEXTEST_PROFILE
 
-.PHONY: help run test check faults storm fuzz fmt deny
+.PHONY: help run test check faults storm bench fuzz fmt deny
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,16 @@ storm: ## Half a million deadlines within a second, on the release build: make s
 	@cargo build --release --locked --bin presenced
 	@PRESENCE_TEST_PROGRAM="$${CARGO_TARGET_DIR:-$$PWD/target}/release/presenced" USERS='$(USERS)' \
 	  cargo nextest run --locked --profile faults --run-ignored only --no-capture a_storm_of_half_a_million
+
+# The bench profile is the release profile, and cargo builds `presenced` with what measures it. PRESENCE_TEST_PROGRAM names
+# another build to be measured. `env`, because some shells count SECONDS themselves.
+bench: ## Measure the service beside its bounds: make bench ONLY=heartbeat,lists ROUNDS=3 SECONDS=10 (ONLY=pure: no servers)
+	@scripts/install bench
+	@if [ '$(ONLY)' = pure ]; then \
+	  cargo bench --locked --bench pure; \
+	else \
+	  env ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' SECONDS='$(SECONDS)' USERS='$(USERS)' cargo bench --locked --bench service; \
+	fi
 
 # Coverage-guided, on the toolchain that builds the rest: the flags are those of SanitizerCoverage, which need no sanitizer.
 # They are for the target alone; --target keeps them from build scripts.
