@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use presenced::app::{self, Cli};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -24,15 +25,22 @@ fn main() -> ExitCode {
     let coloured = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_target(false).with_ansi(coloured).init();
-    let threads = cli.settings.threads();
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("presenced: cannot start: {error}");
-                return trouble;
-            }
-        };
+    // One thread needs no scheduler that could share work: no locks, no waking of others.
+    let mut builder = match cli.settings.threads() {
+        1 => Builder::new_current_thread(),
+        threads => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("presenced: cannot start: {error}");
+            return trouble;
+        }
+    };
     let outcome = runtime.block_on(app::run(cli));
     // All that matters is done; a thread that still waits for something holds nobody up.
     runtime.shutdown_timeout(Duration::from_millis(100));

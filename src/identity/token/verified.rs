@@ -16,9 +16,9 @@ use crate::model::{Millis, SessionKey};
 
 /// Parts with a lock each: many more than there are cores.
 const PARTS: usize = 64;
-/// Tokens in the younger half of a part. With both halves of all parts that is 131,072 to 262,144 tokens of some 130 bytes:
-/// 34 MB at the most.
-const YOUNG: usize = 2_048;
+/// Tokens in the younger half of a part. With both halves of all parts that is 65,536 to 131,072 tokens of some 130 bytes:
+/// 17 MB at the most.
+const YOUNG: usize = 1_024;
 
 /// Counts the changes of issuers' keys.
 pub(super) type Changes = Arc<AtomicU64>;
