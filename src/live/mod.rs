@@ -16,8 +16,12 @@ mod link;
 mod live_set;
 mod measure;
 mod mend;
+mod node;
+mod primaries;
 mod scripts;
 mod stream;
+mod topology;
+mod view;
 
 use std::fmt;
 use std::time::Duration;
@@ -30,6 +34,7 @@ pub use fence::{Fence, FormerFence, Verdict};
 pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
+pub use primaries::{Primaries, Primary};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.
@@ -41,7 +46,7 @@ pub enum LiveError {
     /// Redis took too long to answer.
     #[error("Redis did not answer in time")]
     Timeout,
-    /// Redis refuses to write for now: loading, read-only, out of memory, or a failover under way.
+    /// Redis refuses to write for now: loading, read-only, out of memory, a failover under way, or a slot on the move.
     #[error("Redis refuses commands for now: {0}")]
     Refused(String),
     /// Redis answered with an error, or with something unexpected.
@@ -71,7 +76,19 @@ impl From<fred::error::Error> for LiveError {
         use fred::error::ErrorKind;
         let details = error.details();
         let refused =
-            ["LOADING", "READONLY", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+            [
+            "LOADING",
+            "READONLY",
+            "OOM",
+            "MISCONF",
+            "BUSY",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "NOREPLICAS",
+            "MOVED",
+            "ASK",
+            "TRYAGAIN",
+        ];
         if refused.iter().any(|word| details.starts_with(word)) {
             return Self::Refused(details.to_string());
         }
