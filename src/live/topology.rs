@@ -185,7 +185,8 @@ impl Shared {
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(view) => {
-                    self.publish(Map::clone(&self.map.borrow()).merge(std::slice::from_ref(&view)));
+                    let known = self.map.borrow().clone();
+                    self.publish(Map::clone(&known).merge(std::slice::from_ref(&view)));
                     views.push(view);
                 }
                 Err(error) => trouble = Some(error),
