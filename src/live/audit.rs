@@ -97,9 +97,9 @@ impl LiveSet {
     pub async fn server(&self, shard: u32) -> Result<Server> {
         let key = Keys::of(shard).live();
         let server = self.topology.of(redis_keyslot(key.as_bytes())).ok_or(LiveError::Down)?;
-        let info = self.back.call_at(&server, |client| async move {
-            client.info::<String>(Some(InfoKind::Server)).await
-        });
+        let info = self
+            .back
+            .call_at(&server, |client| async move { client.info::<String>(Some(InfoKind::Server)).await });
         let info = info.await??;
         let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let (Some(run_id), Some(uptime)) = (line("run_id:"), line("uptime_in_seconds:")) else {

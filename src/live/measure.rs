@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{LiveError, Result};
 use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
+use super::{LiveError, Result};
 
 /// What Redis holds at one moment, over all shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod measure;
 mod mend;
 mod node;
 mod primaries;
+mod read;
 mod scripts;
 mod stream;
 mod topology;
@@ -31,10 +32,11 @@ pub use deadlines::{Due, Epoch, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Fence, FormerFence, Verdict};
-pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome};
+pub use live_set::{Heartbeat, HeartbeatOutcome, LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
 pub use primaries::{Primaries, Primary};
+pub use read::OnlinePage;
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.
@@ -75,8 +77,7 @@ impl From<fred::error::Error> for LiveError {
     fn from(error: fred::error::Error) -> Self {
         use fred::error::ErrorKind;
         let details = error.details();
-        let refused =
-            [
+        let refused = [
             "LOADING",
             "READONLY",
             "OOM",

@@ -1,7 +1,7 @@
 //! A connection to one server: how a client is configured, how long a call may wait for it, and how it comes back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fred::clients::{Client, SubscriberClient};

@@ -255,8 +255,8 @@ impl Shared {
             (config.username, config.password, config.database) = (username.clone(), password.clone(), None);
         }
         let by_name = config.tls.is_some();
-        let client = visitor(config, PATIENCE)
-            .map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
+        let client =
+            visitor(config, PATIENCE).map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
         let asking = async {
             client.init().await?;
             match &self.kind {
@@ -286,9 +286,9 @@ async fn ask_sentinel(client: &Client, service: &str) -> std::result::Result<Vie
     let about: Vec<String> = client.custom(command("SENTINEL"), vec!["MASTER", service]).await?;
     let others: Vec<Vec<String>> = client.custom(command("SENTINEL"), vec!["SENTINELS", service]).await?;
     let epoch = field(&about, "config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    let others = others.iter().filter_map(|about| {
-        Some(Server::new(field(about, "ip")?, field(about, "port")?.parse().ok()?))
-    });
+    let others = others
+        .iter()
+        .filter_map(|about| Some(Server::new(field(about, "ip")?, field(about, "port")?.parse().ok()?)));
     Ok(View::of_one(Server::new(host, port), epoch, others.collect()))
 }
 
@@ -306,7 +306,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_parameter_is_refused_by_its_name() {
-        for good in ["redis://h", "redis-cluster://h:1?node=i:2&node=j:3", "redis-sentinel://h?sentinelServiceName=m"] {
+        for good in
+            ["redis://h", "redis-cluster://h:1?node=i:2&node=j:3", "redis-sentinel://h?sentinelServiceName=m"]
+        {
             assert!(check_parameters(good).is_ok(), "{good}");
         }
         let refused = check_parameters("redis-cluster://h:1?nodes=i:2").unwrap_err().to_string();

@@ -116,7 +116,8 @@ impl Map {
     /// Gives a slot to the server that another one has named.
     pub(super) fn moved(mut self, slot: u16, to: Server) -> Self {
         let place = usize::from(slot);
-        let epoch = self.slots.get(place).copied().flatten().map_or(0, |owner| self.owners[usize::from(owner)].1);
+        let epoch =
+            self.slots.get(place).copied().flatten().map_or(0, |owner| self.owners[usize::from(owner)].1);
         let index = self.owner(to, epoch);
         if let Some(slot) = self.slots.get_mut(place) {
             *slot = Some(index);

@@ -218,10 +218,7 @@ async fn drain_shard(context: &Context, shard: u32, stopping: &Stopping) -> Resu
         drained.transitions += work.len() as u64;
         drained.recorded += outcome.recorded as u64;
         if !work.unreadable.is_empty() {
-            tracing::warn!(
-                count = work.unreadable.len(),
-                "the stream held entries that are no transitions"
-            );
+            tracing::warn!(count = work.unreadable.len(), "the stream held entries that are no transitions");
         }
         if !outcome.unknown.is_empty() {
             tracing::warn!(

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Context;
-use crate::model::{Millis, UserId};
+use crate::model::{Millis, OnlineStatus, Presence, UserId};
 use crate::presence::{PresenceError, Trouble};
 
 const CHUNK: u32 = 1_000;
@@ -116,17 +116,29 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
 }
 
 /// One pass over those who are present: a server that came back with older data may call someone online who has left
-/// since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again.
+/// or gone away since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again. What is on
+/// its way to SQL meanwhile is told twice, and recorded once.
 async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     let mut place = None;
     loop {
         let (present, next) = context.live.seen(shard, place, CHUNK).await?;
         let ids: Vec<UserId> = present.into_iter().map(|(user, _)| user).collect();
         let accounts = context.store.accounts(&ids).await?;
-        let offline = accounts.iter().filter(|account| !account.mirror.is_online()).map(|account| account.id);
-        let unknown_to_sql: Vec<UserId> = offline.collect();
-        if !unknown_to_sql.is_empty() {
-            context.live.affirm(shard, &unknown_to_sql).await?;
+        let accounts: HashMap<UserId, OnlineStatus> =
+            accounts.into_iter().map(|account| (account.id, account.mirror)).collect();
+        let presences = context.live.read(&ids).await?;
+        let differs = |user: &UserId, presence: Option<Presence>| match (accounts.get(user), presence) {
+            (Some(mirror), Some(presence)) => *mirror != presence.status,
+            _ => false,
+        };
+        let other_in_sql: Vec<UserId> = ids
+            .into_iter()
+            .zip(presences)
+            .filter(|(user, presence)| differs(user, *presence))
+            .map(|(user, _)| user)
+            .collect();
+        if !other_in_sql.is_empty() {
+            context.live.affirm(shard, &other_in_sql).await?;
         }
         if next.is_none() {
             return Ok(());

@@ -235,7 +235,8 @@ impl<'a> Patient<'a> {
         let mut found = Vec::new();
         let beyond: Vec<u32> = (live.shards().end..MOST_SHARDS).collect();
         for chunk in beyond.chunks(64) {
-            let asked = chunk.iter().map(|shard| patiently(async || live.stock(*shard, self.server(0)).await));
+            let asked =
+                chunk.iter().map(|shard| patiently(async || live.stock(*shard, self.server(0)).await));
             let stocks = futures_util::future::try_join_all(asked).await?;
             found.extend(
                 chunk

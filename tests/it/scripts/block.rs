@@ -44,7 +44,10 @@ async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
     let bench = Bench::unfenced().await;
     assert!(bench.live.begin_fence(0, "one").await.unwrap());
     assert!(!bench.live.begin_fence(0, "two").await.unwrap(), "one builds at a time");
-    assert!(bench.live.renew_fence(&[0], "one").await.unwrap() && !bench.live.renew_fence(&[0], "two").await.unwrap());
+    assert!(
+        bench.live.renew_fence(&[0], "one").await.unwrap()
+            && !bench.live.renew_fence(&[0], "two").await.unwrap()
+    );
     bench.redis.cli(&["FLUSHALL"]);
     assert!(!bench.live.renew_fence(&[0], "one").await.unwrap());
     assert!(!bench.live.raise_fence(0, "5", "one", Duration::ZERO).await.unwrap());

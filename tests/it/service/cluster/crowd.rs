@@ -126,7 +126,8 @@ async fn be(user: i64, apis: &[Api], told: &Mutex<Vec<Told>>, going: &AtomicBool
             .json(&json!({"status": word}));
         let (status, at, said) = match try_send(request).await {
             Ok((status, body, _)) => {
-                let at = body["last_seen"].as_str().and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok());
+                let at =
+                    body["last_seen"].as_str().and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok());
                 (status.as_u16(), at.map_or(0, |at| at.timestamp_millis()), body.to_string())
             }
             Err(error) => (0, 0, error.to_string()),
@@ -140,7 +141,8 @@ async fn be(user: i64, apis: &[Api], told: &Mutex<Vec<Told>>, going: &AtomicBool
 
 /// Of what some users were told between two instants: how many were refused, and the longest that an answer took.
 pub fn refusals(told: &[Told], users: &[i64], from: Instant, to: Instant) -> (Vec<Told>, Duration) {
-    let theirs = told.iter().filter(|beat| users.contains(&beat.user) && beat.begun >= from && beat.begun < to);
+    let theirs =
+        told.iter().filter(|beat| users.contains(&beat.user) && beat.begun >= from && beat.begun < to);
     let longest = theirs.clone().map(|beat| beat.took).max().unwrap_or_default();
     (theirs.filter(|beat| beat.status != 200).cloned().collect(), longest)
 }

@@ -4,6 +4,7 @@
 mod crowd;
 mod failover;
 mod hung;
+mod lost;
 mod plain;
 mod resharding;
 mod sentinel;
