@@ -235,7 +235,8 @@ impl Inner {
         F: Future<Output = std::result::Result<T, Error>>,
     {
         let node = self.node(server)?;
-        let answer = node.run(command(node.client())).await;
+        // On the heap: fred's futures are large, and this one is part of everyone's.
+        let answer = node.run(Box::pin(command(node.client()))).await;
         match &answer {
             Err(_) => self.topology.suspect(),
             Ok(Err(error)) if error.details().starts_with("READONLY") => self.look_elsewhere(&node),

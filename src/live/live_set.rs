@@ -341,7 +341,7 @@ impl Reconnections {
     pub async fn next(&mut self) {
         use tokio::sync::broadcast::error::RecvError;
         match self.0.recv().await {
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Ok(()) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

@@ -119,7 +119,7 @@ impl Node {
     /// longer than `PATIENCE`. The inner result is Redis's own answer.
     pub(super) async fn run<T>(
         &self,
-        command: impl Future<Output = std::result::Result<T, Error>>,
+        command: impl Future<Output = std::result::Result<T, Error>> + Unpin,
     ) -> Result<std::result::Result<T, Error>> {
         let mut up = self.up.clone();
         if !self.client.is_connected() {
@@ -129,8 +129,6 @@ impl Node {
                 return Err(LiveError::Down);
             }
         }
-        // On the heap: fred's futures are large, and this one is part of everyone's.
-        let command = Box::pin(command);
         tokio::select! {
             biased;
             answer = command => {

@@ -35,7 +35,7 @@ impl Primaries {
     /// Returns when that may have changed since the last look.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

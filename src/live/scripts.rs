@@ -68,11 +68,11 @@ impl Script {
     ) -> Result<R> {
         let first = call();
         let key = first.0[0].clone();
-        // Made once more only where the call is: on the heap of a busy instance this is most of what a batch costs.
-        let made = Mutex::new(Some(first));
-        let make = || made.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(&call);
+        // Made anew only where the call is: to make them is most of what a batch costs this process.
+        let first = Mutex::new(Some(first));
+        let prepare = || first.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(&call);
         let answer = link.call(&key, |client| {
-            let (keys, args) = make();
+            let (keys, args) = prepare();
             async move { self.source.evalsha::<R, _, _, _>(&client, keys, args).await }
         });
         match answer.await? {

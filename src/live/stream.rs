@@ -180,7 +180,7 @@ impl LiveSet {
                 .await
         });
         // All of them, whatever becomes of one.
-        futures_util::future::join_all(calls).await.into_iter().map(|left| left.map(drop)).collect()
+        futures_util::future::join_all(calls).await.into_iter().try_for_each(|left| left.map(drop))
     }
 }
 

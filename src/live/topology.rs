@@ -171,7 +171,7 @@ async fn keep(shared: Arc<Shared>) {
     loop {
         shared.look().await;
         sleep(PAUSE).await;
-        let _ = timeout(ROUND - PAUSE, shared.suspected.notified()).await;
+        let _ = timeout(ROUND, shared.suspected.notified()).await;
     }
 }
 
@@ -259,13 +259,11 @@ impl Shared {
             visitor(config, PATIENCE).map_err(|error| Error::new(ErrorKind::Config, error.to_string()))?;
         let asking = async {
             client.init().await?;
-            match &self.kind {
-                Kind::Sentinels { service, .. } => ask_sentinel(&client, service).await,
-                _ => {
-                    let text: String = client.custom(command("CLUSTER"), vec!["NODES"]).await?;
-                    Ok(View::of_cluster(&text, &server, by_name))
-                }
+            if let Kind::Sentinels { service, .. } = &self.kind {
+                return ask_sentinel(&client, service).await;
             }
+            let text: String = client.custom(command("CLUSTER"), vec!["NODES"]).await?;
+            Ok(View::of_cluster(&text, &server, by_name))
         };
         let answer = timeout(PATIENCE, asking).await;
         tokio::spawn(async move { timeout(PATIENCE, client.quit()).await.map(drop) });

@@ -36,11 +36,10 @@ pub(super) async fn run(context: &Context, sweep_now: &SweepNow) {
             stays
         });
         for primary in now {
-            if !at.contains_key(&primary) {
-                let (context, sweep_now, there) = (context.clone(), sweep_now.clone(), primary.clone());
-                let listener = listeners.spawn(async move { stay(&context, &there, &sweep_now).await });
-                at.insert(primary, listener);
-            }
+            at.entry(primary.clone()).or_insert_with(|| {
+                let (context, sweep_now) = (context.clone(), sweep_now.clone());
+                listeners.spawn(async move { stay(&context, &primary, &sweep_now).await })
+            });
         }
         tokio::select! {
             () = primaries.changed() => {}

@@ -100,12 +100,11 @@ pub(super) async fn run(context: &Context, mut stopping: Stopping) {
 }
 
 async fn wait(context: &Context) -> Vec<u32> {
-    let shards = match context.live.wait_for_transitions().await {
-        Ok(shards) => shards,
-        Err(_) => {
-            sleep(RETRY).await;
-            context.live.shards().collect()
-        }
+    let shards = if let Ok(shards) = context.live.wait_for_transitions().await {
+        shards
+    } else {
+        sleep(RETRY).await;
+        context.live.shards().collect()
     };
     sleep(GATHER).await;
     shards

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{poll::eventually, redis::RedisServer, tether};
 
 /// Far more than it takes to agree, even on a machine that is busy with something else.
-const AGREES_WITHIN: Duration = Duration::from_secs(60);
+const AGREES_WITHIN: Duration = Duration::from_mins(1);
 const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
 /// How long a node may be silent before the others take it for dead: as short as a busy machine bears.

@@ -9,7 +9,7 @@ use super::poll::eventually;
 use super::redis::RedisServer;
 use super::tether::{self, Start, Tether};
 
-const AGREES_WITHIN: Duration = Duration::from_secs(60);
+const AGREES_WITHIN: Duration = Duration::from_mins(1);
 /// What the sentinels call it.
 pub const SERVICE: &str = "presence";
 
