@@ -57,24 +57,23 @@ impl ExpiryEvents {
     pub async fn subscribe(live: &LiveSet, primary: &Primary) -> Result<Self> {
         let server = primary.0.clone();
         let subscriber = node::subscriber(live.topology.config(&server), live.options.command_timeout)?;
-        let events = subscriber.keyspace_event_rx();
-        let keeper = subscriber.manage_subscriptions();
-        subscriber.connect();
-        subscriber.wait_for_connect().await?;
-        // From here on: the first connection is none to tell of.
-        let reconnections = subscriber.reconnect_rx();
-        let channel = format!("__keyevent@{}__:expired", live.topology.database());
-        subscriber.subscribe(channel.as_str()).await?;
-        Ok(Self {
+        // Whole before it waits: should nobody want it any more, for the server serves nothing now, its end closes it.
+        let mut events = Self {
+            events: subscriber.keyspace_event_rx(),
+            reconnections: subscriber.reconnect_rx(),
+            keeper: subscriber.manage_subscriptions(),
+            channel: format!("__keyevent@{}__:expired", live.topology.database()),
             canary: Keys::canary(&live.options.instance, 0),
-            server,
             live: live.clone(),
+            server,
             subscriber,
-            channel,
-            events,
-            reconnections,
-            keeper,
-        })
+        };
+        events.subscriber.connect();
+        events.subscriber.wait_for_connect().await?;
+        // From here on: the first connection is none to tell of.
+        events.reconnections = events.subscriber.reconnect_rx();
+        events.subscriber.subscribe(events.channel.as_str()).await?;
+        Ok(events)
     }
 
     /// Makes Redis publish expiry events where that is allowed, and tries with a canary whether they come.

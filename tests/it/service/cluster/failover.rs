@@ -49,6 +49,17 @@ pub(super) async fn end(stage: &Stage, crowd: &mut Crowd) -> usize {
     stage.judge(crowd).await
 }
 
+/// Nobody has come back to a server that serves no more, to stay. (Who asks it once is gone at once.)
+pub(super) fn assert_left(cluster: &RedisCluster, node: usize) {
+    let clients = cluster.nodes[node].cli(&["CLIENT", "LIST"]);
+    let stays = clients.lines().filter(|client| {
+        let field = |name: &str| client.split(' ').find_map(|field| field.strip_prefix(name));
+        let age: u64 = field("age=").and_then(|age| age.parse().ok()).unwrap_or(0);
+        age >= 4 && !field("flags=").is_some_and(|flags| flags.contains('M') || flags.contains('S'))
+    });
+    assert_eq!(stays.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_dead_primary_harms_no_other_and_is_replaced() {
     let mut cluster = RedisCluster::start(&[]).await;
@@ -91,6 +102,7 @@ async fn a_dead_primary_harms_no_other_and_is_replaced() {
 
     let lost = end(&stage, &mut crowd).await;
     println!("acknowledged transitions lost: {lost}");
+    assert_left(&cluster, 0);
     // What the replica had not been sent: a part of a second, at most.
     assert!(lost <= theirs.len() / 4, "{lost} were lost");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::crowd::refusals;
-use super::failover::{assert_nobody_flapped, end, split, stage_with_crowd};
+use super::failover::{assert_left, assert_nobody_flapped, end, split, stage_with_crowd};
 use crate::support::cluster::{NODE_TIMEOUT, RedisCluster};
 use crate::support::poll::eventually;
 
@@ -66,5 +66,6 @@ async fn a_hung_primary_is_replaced_and_does_not_speak_for_its_old_slots_when_it
     assert_nobody_flapped(&stage.histories().await);
     let lost = end(&stage, &mut crowd).await;
     println!("acknowledged transitions lost: {lost}");
+    assert_left(&cluster, 0);
     assert!(lost <= theirs.len() / 4, "{lost} were lost");
 }
