@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fred::interfaces::{ClientLike, ConfigInterface, HashesInterface, SortedSetsInterface, StreamsInterface};
 use fred::types::{InfoKind, Value};
+use fred::util::redis_keyslot;
 
 use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
@@ -92,9 +93,14 @@ impl Stock {
 }
 
 impl LiveSet {
-    /// Which server this is. Of a cluster any one answers.
-    pub async fn server(&self) -> Result<Server> {
-        let info: String = self.back.run(self.back.client().info(Some(InfoKind::Server))).await??;
+    /// Which server has this shard.
+    pub async fn server(&self, shard: u32) -> Result<Server> {
+        let key = Keys::of(shard).live();
+        let server = self.topology.of(redis_keyslot(key.as_bytes())).ok_or(LiveError::Down)?;
+        let info = self
+            .back
+            .call_at(&server, |client| async move { client.info::<String>(Some(InfoKind::Server)).await });
+        let info = info.await??;
         let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let (Some(run_id), Some(uptime)) = (line("run_id:"), line("uptime_in_seconds:")) else {
             return Err(LiveError::Redis("INFO server names no run_id or no uptime".into()));
@@ -102,18 +108,26 @@ impl LiveSet {
         Ok(Server { run_id: run_id.to_string(), uptime: Duration::from_secs(uptime.parse().unwrap_or(0)) })
     }
 
-    /// Whether the server publishes expiry events; `None` where it does not say.
+    /// Whether each primary publishes expiry events; `None` where one does not say, and none is known not to.
     pub async fn publishes_expiries(&self) -> Result<Option<bool>> {
-        let get = self.back.client().config_get::<Vec<String>, _>("notify-keyspace-events");
-        let answer = match self.back.run(get).await? {
-            Ok(answer) => answer,
-            Err(error) => match LiveError::from(error) {
-                LiveError::Redis(_) => return Ok(None),
-                error => return Err(error),
-            },
-        };
-        let flags = answer.get(1);
-        Ok(flags.map(|flags| flags.contains('E') && (flags.contains('x') || flags.contains('A'))))
+        let mut all = Some(true);
+        for server in self.topology.map().primaries() {
+            let get = self.back.call_at(&server, |client| async move {
+                client.config_get::<Vec<String>, _>("notify-keyspace-events").await
+            });
+            let answer = match get.await?.map_err(LiveError::from) {
+                Ok(answer) => answer,
+                Err(LiveError::Redis(_)) => vec![],
+                Err(error) => return Err(error),
+            };
+            let flags = answer.get(1);
+            match flags.map(|flags| flags.contains('E') && (flags.contains('x') || flags.contains('A'))) {
+                Some(true) => {}
+                Some(false) => return Ok(Some(false)),
+                None => all = None,
+            }
+        }
+        Ok(all)
     }
 
     /// The state of a shard.
@@ -213,9 +227,12 @@ impl LiveSet {
         if members.is_empty() {
             return Ok(Vec::new());
         }
-        let scores =
-            self.back.client().zmscore::<Vec<Option<f64>>, _, _>(Keys::of(shard).live(), members.to_vec());
-        Ok(self.back.run(scores).await??.iter().map(Option::is_some).collect())
+        let key = Keys::of(shard).live();
+        let scores = self.back.call(&key, |client| {
+            let (key, members) = (key.clone(), members.to_vec());
+            async move { client.zmscore::<Vec<Option<f64>>, _, _>(key, members).await }
+        });
+        Ok(scores.await??.iter().map(Option::is_some).collect())
     }
 
     /// Which of these sessions are in their users' presence keys.
@@ -224,8 +241,11 @@ impl LiveSet {
         for chunk in sessions.chunks(AT_ONCE) {
             let asked = chunk.iter().map(|(user, sid)| async move {
                 let key = Keys::of(self.shard_of(*user)).user(*user);
-                let there = self.back.client().hexists::<bool, _, _>(key, format!("s:{}", sid.as_str()));
-                match self.back.run(there).await?.map_err(LiveError::from) {
+                let there = self.back.call(&key, |client| {
+                    let (key, field) = (key.clone(), format!("s:{}", sid.as_str()));
+                    async move { client.hexists::<bool, _, _>(key, field).await }
+                });
+                match there.await?.map_err(LiveError::from) {
                     // A key of another type holds no session.
                     Err(LiveError::Redis(_)) => Ok(false),
                     other => other,
@@ -239,15 +259,14 @@ impl LiveSet {
     /// A page of the stream, oldest first, at most `most` entries.
     pub async fn entries(&self, shard: u32, from: Option<EntryPlace>, most: u32) -> Result<Entries> {
         let start = from.map_or("-".to_string(), |place| format!("({}", place.0));
-        let range = self.back.client().xrange::<Vec<Value>, _, _, _>(
-            Keys::of(shard).transitions(),
-            start,
-            "+",
-            Some(u64::from(most)),
-        );
+        let key = Keys::of(shard).transitions();
+        let range = self.back.call(&key, |client| {
+            let (key, start) = (key.clone(), start.clone());
+            async move { client.xrange::<Vec<Value>, _, _, _>(key, start, "+", Some(u64::from(most))).await }
+        });
         let mut entries = Entries { users: Vec::new(), unreadable: Vec::new(), next: None };
         let (mut count, mut last) = (0, None);
-        for entry in self.back.run(range).await?? {
+        for entry in range.await?? {
             let (id, fields): (String, Vec<String>) = entry.convert().map_err(LiveError::from)?;
             match parse(&id, &fields) {
                 Some(transition) => entries.users.push(transition.user),

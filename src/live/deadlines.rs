@@ -103,8 +103,12 @@ impl LiveSet {
 
     /// Drops members of the live set that are no user ids.
     pub async fn drop_strays(&self, shard: u32, strays: &[String]) -> Result<()> {
-        let removal = self.back.client().zrem::<(), _, _>(Keys::of(shard).live(), strays.to_vec());
-        Ok(self.back.run(removal).await??)
+        let key = Keys::of(shard).live();
+        let removal = self.back.call(&key, |client| {
+            let (key, strays) = (key.clone(), strays.to_vec());
+            async move { client.zrem::<(), _, _>(key, strays).await }
+        });
+        Ok(removal.await??)
     }
 
     /// Since when a shard's server has been heard (`lua/epoch.lua`).
@@ -176,13 +180,12 @@ impl LiveSet {
     /// Asks for the turn to write `last_seen` behind, which lasts for `span`: one process of many gets it.
     pub async fn flush_turn(&self, shard: u32, span: Duration) -> Result<bool> {
         let span_ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let turn = self.back.client().set::<Option<String>, _, _>(
-            Keys::of(shard).flush_turn(),
-            self.options.instance.as_str(),
-            Some(Expiration::PX(span_ms)),
-            Some(SetOptions::NX),
-            false,
-        );
-        Ok(self.back.run(turn).await??.is_some())
+        let key = Keys::of(shard).flush_turn();
+        let turn = self.back.call(&key, |client| {
+            let (key, name) = (key.clone(), self.options.instance.clone());
+            let (bound, only_first) = (Some(Expiration::PX(span_ms)), Some(SetOptions::NX));
+            async move { client.set::<Option<String>, _, _>(key, name, bound, only_first, false).await }
+        });
+        Ok(turn.await??.is_some())
     }
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 use fred::clients::SubscriberClient;
 use fred::interfaces::{ClientLike, ConfigInterface, EventInterface, KeysInterface, PubsubInterface};
 use fred::types::config::Server;
-use fred::types::{Expiration, KeyspaceEvent};
+use fred::types::{Expiration, Key, KeyspaceEvent};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Result;
 use super::keys::Keys;
-use super::link;
 use super::live_set::LiveSet;
+use super::node;
+use super::primaries::Primary;
 use crate::model::UserId;
 
 /// How long the canary's event may take.
@@ -41,36 +42,38 @@ pub enum Event {
 /// The subscription.
 pub struct ExpiryEvents {
     live: LiveSet,
+    server: Server,
     subscriber: SubscriberClient,
     channel: String,
     events: Receiver<KeyspaceEvent>,
     reconnections: Receiver<Server>,
-    canary: String,
+    canary: Key,
     keeper: tokio::task::JoinHandle<()>,
 }
 
 impl ExpiryEvents {
-    /// Opens the connection and subscribes as soon as Redis is there.
-    pub async fn subscribe(live: &LiveSet) -> Result<Self> {
-        let database = link::database(&live.options.url)?;
-        let subscriber = link::subscriber(&live.options)?;
-        let events = subscriber.keyspace_event_rx();
-        let keeper = subscriber.manage_subscriptions();
-        subscriber.connect();
-        subscriber.wait_for_connect().await?;
-        // From here on: the first connection is none to tell of.
-        let reconnections = subscriber.reconnect_rx();
-        let channel = format!("__keyevent@{database}__:expired");
-        subscriber.subscribe(channel.as_str()).await?;
-        Ok(Self {
-            canary: format!("presence:canary:{}", live.options.instance),
+    /// Opens a connection to one of those who serve, for each tells of its own keys alone, and subscribes as soon as it
+    /// is there.
+    pub async fn subscribe(live: &LiveSet, primary: &Primary) -> Result<Self> {
+        let server = primary.0.clone();
+        let subscriber = node::subscriber(live.topology.config(&server), live.options.command_timeout)?;
+        // Whole before it waits: should nobody want it any more, for the server serves nothing now, its end closes it.
+        let mut events = Self {
+            events: subscriber.keyspace_event_rx(),
+            reconnections: subscriber.reconnect_rx(),
+            keeper: subscriber.manage_subscriptions(),
+            channel: format!("__keyevent@{}__:expired", live.topology.database()),
+            canary: Keys::canary(&live.options.instance, 0),
             live: live.clone(),
+            server,
             subscriber,
-            channel,
-            events,
-            reconnections,
-            keeper,
-        })
+        };
+        events.subscriber.connect();
+        events.subscriber.wait_for_connect().await?;
+        // From here on: the first connection is none to tell of.
+        events.reconnections = events.subscriber.reconnect_rx();
+        events.subscriber.subscribe(events.channel.as_str()).await?;
+        Ok(events)
     }
 
     /// Makes Redis publish expiry events where that is allowed, and tries with a canary whether they come.
@@ -82,16 +85,25 @@ impl ExpiryEvents {
             tracing::debug!(%error, "CONFIG is refused here; the canary tells whether expiry events are on");
         }
         self.subscriber.subscribe(self.channel.as_str()).await?;
-        let client = self.live.back.client();
-        let expire = Some(Expiration::PX(CANARY_TTL_MS));
-        self.live.back.run(client.set::<(), _, _>(self.canary.as_str(), "", expire, None, false)).await??;
+        // Chosen anew each time: slots move.
+        self.canary =
+            self.live.key_at(&self.server, |number| Keys::canary(&self.live.options.instance, number))?;
+        let written = self.live.back.call_at(&self.server, |client| {
+            let (key, bound) = (self.canary.clone(), Some(Expiration::PX(CANARY_TTL_MS)));
+            async move { client.set::<(), _, _>(key, "", bound, None, false).await }
+        });
+        written.await??;
         tokio::time::sleep(Duration::from_millis(CANARY_TTL_MS.unsigned_abs() + 5)).await;
         // The touch that makes Redis notice.
-        let _: bool = self.live.back.run(client.exists(self.canary.as_str())).await??;
+        let touched = self.live.back.call_at(&self.server, |client| {
+            let key = self.canary.clone();
+            async move { client.exists::<bool, _>(key).await }
+        });
+        touched.await??;
         let heard = tokio::time::timeout(CANARY_PATIENCE, async {
             loop {
                 match self.events.recv().await {
-                    Ok(event) if event.key.as_str() == Some(&self.canary) => return true,
+                    Ok(event) if event.key == self.canary => return true,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return false,
                 }
@@ -103,11 +115,17 @@ impl ExpiryEvents {
     /// Adds `E` and `x` to what the server publishes already.
     async fn configure(&self) -> Result<()> {
         const SETTING: &str = "notify-keyspace-events";
-        let client = self.live.back.client();
-        let answer: Vec<String> = self.live.back.run(client.config_get(SETTING)).await??;
+        let get = self.live.back.call_at(&self.server, |client| async move {
+            client.config_get::<Vec<String>, _>(SETTING).await
+        });
+        let answer = get.await??;
         let flags = answer.get(1).cloned().unwrap_or_default();
         if !(flags.contains('E') && (flags.contains('x') || flags.contains('A'))) {
-            self.live.back.run(client.config_set(SETTING, format!("{flags}Ex"))).await??;
+            let set = self.live.back.call_at(&self.server, |client| {
+                let flags = format!("{flags}Ex");
+                async move { client.config_set(SETTING, flags).await }
+            });
+            set.await??;
         }
         Ok(())
     }

@@ -126,53 +126,65 @@ impl LiveSet {
         Ok(u64::try_from(evicted).ok())
     }
 
-    /// Takes the building of all shards' fences upon this process, for some seconds at a time; `false` where another
-    /// is at it. The token raises them, as long as Redis loses no data.
-    pub async fn begin_fence(&self, token: &str) -> Result<bool> {
-        let client = self.back.client();
-        for shard in self.shards() {
-            // The first shard decides, and its token is everyone's.
-            let only_first = (shard == 0).then_some(SetOptions::NX);
-            let bound = Some(Expiration::PX(BUILDING_MS));
-            let key = Keys::of(shard).building();
-            let set = client.set::<Option<String>, _, _>(key, token, bound, only_first, false);
-            if self.back.run(set).await??.is_none() {
+    /// Takes the building of a shard's fence upon this process, for some seconds at a time; `false` where another is at
+    /// it. The token raises it, as long as that shard's Redis loses no data.
+    pub async fn begin_fence(&self, shard: u32, token: &str) -> Result<bool> {
+        let key = Keys::of(shard).building();
+        let set = self.back.call(&key, |client| {
+            let (key, token) = (key.clone(), token.to_owned());
+            let (bound, only_first) = (Some(Expiration::PX(BUILDING_MS)), Some(SetOptions::NX));
+            async move { client.set::<Option<String>, _, _>(key, token, bound, only_first, false).await }
+        });
+        // Sent twice, the second finds the first.
+        Ok(set.await??.is_some() || self.builder(shard).await?.as_deref() == Some(token))
+    }
+
+    /// Goes on building; `false` where one of the shards has lost data, or another has taken it over.
+    pub async fn renew_fence(&self, shards: &[u32], token: &str) -> Result<bool> {
+        for shard in shards {
+            if self.builder(*shard).await?.as_deref() != Some(token) {
                 return Ok(false);
             }
+            let key = Keys::of(*shard).building();
+            let renewal = self.back.call(&key, |client| {
+                let key = key.clone();
+                async move { client.pexpire::<(), _>(key, BUILDING_MS, None).await }
+            });
+            renewal.await??;
         }
         Ok(true)
     }
 
-    /// Goes on building; `false` where Redis has lost data, or another has taken it over.
-    pub async fn renew_fence(&self, token: &str) -> Result<bool> {
-        let client = self.back.client();
-        for shard in self.shards() {
-            let key = Keys::of(shard).building();
-            let held = self.back.run(client.get::<Option<String>, _>(key.clone())).await??;
-            if held.as_deref() != Some(token) {
-                return Ok(false);
-            }
-            self.back.run(client.pexpire::<(), _>(key, BUILDING_MS, None)).await??;
-        }
-        Ok(true)
-    }
-
-    /// The building under this token is done, or given up: whoever comes next need not wait for it to lapse.
+    /// The building under this token is done, or given up: whoever comes next need not wait for it to lapse. Where a
+    /// shard cannot be told, it lapses.
     pub async fn end_fence(&self, token: &str) -> Result<()> {
-        let client = self.back.client();
-        for shard in self.shards() {
-            let key = Keys::of(shard).building();
-            let held = self.back.run(client.get::<Option<String>, _>(key.clone())).await??;
-            if held.as_deref() == Some(token) {
-                self.back.run(client.del::<(), _>(key)).await??;
+        let endings = self.shards().map(|shard| async move {
+            if self.builder(shard).await?.as_deref() == Some(token) {
+                let key = Keys::of(shard).building();
+                let deletion = self.back.call(&key, |client| {
+                    let key = key.clone();
+                    async move { client.del::<(), _>(key).await }
+                });
+                deletion.await??;
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        futures_util::future::join_all(endings).await.into_iter().collect()
     }
 
-    /// Whether somebody is building.
-    pub async fn fence_is_being_built(&self) -> Result<bool> {
-        Ok(self.back.run(self.back.client().exists::<bool, _>(Keys::of(0).building())).await??)
+    /// Whether somebody is building a shard's fence.
+    pub async fn fence_is_being_built(&self, shard: u32) -> Result<bool> {
+        Ok(self.builder(shard).await?.is_some())
+    }
+
+    /// The token under which a shard's fence is being built.
+    async fn builder(&self, shard: u32) -> Result<Option<String>> {
+        let key = Keys::of(shard).building();
+        let held = self.back.call(&key, |client| {
+            let key = key.clone();
+            async move { client.get::<Option<String>, _>(key).await }
+        });
+        Ok(held.await??)
     }
 
     /// Raises a shard's fence at `cursor` (`lua/raise.lua`); whether it stands. It does not where Redis has lost data
@@ -225,19 +237,28 @@ impl LiveSet {
     /// Whether the fence holds this account, or the session has ended: what a request that is no activity asks.
     pub async fn refuses(&self, user: UserId, sid: Option<&SessionId>) -> Result<(bool, bool)> {
         let keys = Keys::of(self.shard_of(user));
-        let blocked = self.front.client().sismember::<bool, _, _>(keys.blocked(), user);
-        let ended = self.front.client().exists::<bool, _>(keys.ended(sid));
-        let (blocked, ended) =
-            tokio::join!(Box::pin(self.front.run(blocked)), Box::pin(self.front.run(ended)));
+        let (fence, mark) = (keys.blocked(), keys.ended(sid));
+        let blocked = self.front.call(&fence, |client| {
+            let fence = fence.clone();
+            async move { client.sismember::<bool, _, _>(fence, user).await }
+        });
+        let ended = self.front.call(&mark, |client| {
+            let mark = mark.clone();
+            async move { client.exists::<bool, _>(mark).await }
+        });
+        let (blocked, ended) = tokio::join!(Box::pin(blocked), Box::pin(ended));
         Ok((blocked??, ended?? && sid.is_some()))
     }
 
-    /// Ends sessions that SQL knows to have ended, many at a time; for a rebuild.
+    /// Ends sessions that SQL knows to have ended, many at a time; for a rebuild. Where a shard cannot be told, the others
+    /// are all the same.
     pub async fn end_again(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
+        let mut outcome = Ok(());
         for chunk in sessions.chunks(AT_ONCE) {
             let leaving = chunk.iter().map(|(user, sid)| self.leave_by(&self.back, *user, sid, Millis(0)));
-            futures_util::future::try_join_all(leaving).await?;
+            let left: Result<()> = futures_util::future::join_all(leaving).await.into_iter().collect();
+            outcome = outcome.and(left);
         }
-        Ok(())
+        outcome
     }
 }

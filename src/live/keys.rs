@@ -80,9 +80,15 @@ impl Keys {
         Self::of(0).named("shards")
     }
 
-    /// Written by a process that wants to know whether Redis takes writes; gone a millisecond later.
-    pub(super) fn probe(instance: &str) -> Key {
-        format!("presence:probe:{instance}").into()
+    /// Written by a process that wants to know whether Redis takes writes; gone a millisecond later. The number is
+    /// chosen so that it lies at the server that is asked.
+    pub(super) fn probe(instance: &str, number: u32) -> Key {
+        format!("presence:probe:{instance}:{number}").into()
+    }
+
+    /// Written by a process that wants to know whether a server publishes expiries; the number as in [`Self::probe`].
+    pub(super) fn canary(instance: &str, number: u32) -> Key {
+        format!("presence:canary:{instance}:{number}").into()
     }
 
     /// The count against a limit: a slot of its own on a cluster, for no script touches two of them.

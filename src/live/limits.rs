@@ -24,6 +24,11 @@ impl LiveSet {
 
     /// Forgets what was counted against the limit of this name.
     pub async fn forgive(&self, name: &str) -> Result<()> {
-        Ok(self.front.run(self.front.client().del::<(), _>(Keys::limit(name))).await??)
+        let key = Keys::limit(name);
+        let deletion = self.front.call(&key, |client| {
+            let key = key.clone();
+            async move { client.del::<(), _>(key).await }
+        });
+        Ok(deletion.await??)
     }
 }

@@ -1,271 +1,315 @@
-//! Connections to Redis: how a client is configured, and how long a call may wait for one.
+//! The way from a key to the server that has it: a connection to each primary, and what is done about redirections.
+//!
+//! Servers fail apart: a call to one that is dead fails at once, and waits for no other. A call that meets a slot on the move
+//! goes after it, or waits until it has arrived.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use fred::clients::{Client, SubscriberClient};
+use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Builder;
-use fred::types::RespVersion;
-use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig,
-};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
+use fred::types::Key;
+use fred::types::config::{Config, Server};
+use fred::util::redis_keyslot;
+use tokio::sync::{broadcast, watch};
+use tokio::time::sleep;
 
-use super::{LiveError, Options, Result};
+use super::node::{AbortOnDrop, Node, PATIENCE, Timeouts};
+use super::topology::Topology;
+use super::view::Map;
+use super::{LiveError, Result};
 
-/// How long a call already under way waits for a lost connection to come back. With it an answer that Redis is dead
-/// comes well within the 500 ms that API.md allows.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// How long a blocking read may wait for something to read.
-pub(super) const BLOCK: Duration = Duration::from_secs(5);
-/// Pause between attempts to connect.
-const RECONNECT_DELAY_MS: u32 = 100;
-/// Between two looks for another server where this one takes no writes: a replica that was the primary closes no
+/// How long a call waits for a slot that is on the move: less than a heartbeat's patience, so that the answer is still
+/// about the slot.
+const MOVING: Duration = Duration::from_millis(1_200);
+/// Between two attempts meanwhile.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Redirections followed at once; more of them go in circles, while the servers have not agreed yet.
+const HOPS: u32 = 4;
+/// Between two looks for another server where the only one takes no writes: a replica that was the primary closes no
 /// connection, and whoever asks for its name again may find the new one. Reads are cut short by each look.
 const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
-/// How many expiry events may wait for the listener before it has to look for itself.
-const EVENT_CAPACITY: usize = 8_192;
-/// The same for news of a connection. Each client has nine such channels, and their room is taken at once.
-const NEWS_CAPACITY: usize = 64;
 
-/// A connection to Redis that comes back by itself; while it is gone, calls fail at once instead of waiting.
+/// Connections to all primaries, each of which comes back by itself; clones share them.
 #[derive(Clone)]
 pub(super) struct Link {
-    client: Client,
-    up: watch::Receiver<bool>,
+    inner: Arc<Inner>,
+    tender: Arc<AbortOnDrop>,
+}
+
+struct Inner {
+    topology: Topology,
+    timeouts: Timeouts,
+    nodes: Mutex<HashMap<Server, Node>>,
     /// Opened when Redis is known to be the right one ([`super::LiveSet::ready`]); until then it is as good as away.
     gate: Arc<AtomicBool>,
-    /// Whether a silent connection is being replaced.
-    replacing: Arc<AtomicBool>,
-    looked_elsewhere: Arc<Mutex<Option<Instant>>>,
-    _watcher: Arc<AbortOnDrop>,
+    reconnected: broadcast::Sender<()>,
+    looked_elsewhere: Mutex<Option<Instant>>,
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Ends a replacement, however it ends.
-struct Done(Arc<AtomicBool>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
+/// What a server says instead of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Redirection {
+    /// Another serves the slot; without a name where the server does not know its own.
+    Moved(Option<Server>),
+    /// The slot is on its way from one server to another, and neither has all keys of the call.
+    Moving,
 }
 
 impl Link {
-    /// Starts connecting; does not wait for Redis. `extra` is added to the command timeout, for blocking commands.
-    pub(super) fn open(options: &Options, extra: Duration, gate: &Arc<AtomicBool>) -> Result<Self> {
-        let client = builder(options, extra, NEWS_CAPACITY)?.build()?;
-        let (up_now, up) = watch::channel(false);
-        let mut errors = client.error_rx();
-        let mut reconnects = client.reconnect_rx();
-        let seen_from = client.clone();
-        let mut connection = client.connect();
-        let watcher = tokio::spawn(async move {
-            loop {
-                // News are a reason to look, and so is a while without: the state itself is read off the client. A
-                // lagged receiver has missed news, not the state; a closed one means that the client has quit.
-                let news = tokio::select! {
-                    error = errors.recv() => error.map(drop),
-                    reconnection = reconnects.recv() => reconnection.map(drop),
-                    () = tokio::time::sleep(PATIENCE) => Ok(()),
-                    // It connects anew for ever: this end is our own `quit`, or a defect.
-                    ended = &mut connection => {
-                        if !matches!(ended, Ok(Ok(()))) {
-                            tracing::error!(?ended, "the task behind a connection to Redis has ended");
-                        }
-                        return;
-                    }
-                };
-                if matches!(news, Err(RecvError::Closed)) {
-                    return;
-                }
-                let is_up = seen_from.is_connected();
-                up_now.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
-            }
-        });
-        let watcher = Arc::new(AbortOnDrop(watcher));
-        Ok(Self {
-            client,
-            up,
+    /// Starts connecting; does not wait for Redis.
+    pub(super) fn open(topology: &Topology, timeouts: Timeouts, gate: &Arc<AtomicBool>) -> Self {
+        let inner = Arc::new(Inner {
+            topology: topology.clone(),
+            timeouts,
+            nodes: Mutex::default(),
             gate: gate.clone(),
-            replacing: Arc::default(),
-            looked_elsewhere: Arc::default(),
-            _watcher: watcher,
-        })
-    }
-
-    pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Runs a command; fails with [`LiveError::Down`] where there is no connection, or the one there was is lost for
-    /// longer than `PATIENCE`. The inner result is Redis's own answer.
-    pub(super) async fn run<T>(
-        &self,
-        command: impl Future<Output = std::result::Result<T, Error>>,
-    ) -> Result<std::result::Result<T, Error>> {
-        if !self.gate.load(Ordering::Relaxed) {
-            return Err(LiveError::Down);
-        }
-        self.run_before_ready(command).await
-    }
-
-    /// [`Self::run`] for the one question that opens the gate.
-    pub(super) async fn run_before_ready<T>(
-        &self,
-        command: impl Future<Output = std::result::Result<T, Error>>,
-    ) -> Result<std::result::Result<T, Error>> {
-        if !self.client.is_connected() {
-            return Err(LiveError::Down);
-        }
-        let mut up = self.up.clone();
-        // On the heap: fred's futures are large, and this one is part of everyone's.
-        let command = Box::pin(command);
-        tokio::select! {
-            biased;
-            answer = command => {
-                match &answer {
-                    Err(error) if *error.kind() == ErrorKind::Timeout => self.replace_connection(),
-                    Err(error) if error.details().starts_with("READONLY") => self.look_elsewhere(),
-                    _ => {}
-                }
-                Ok(answer)
-            }
-            () = async {
-                loop {
-                    if up.wait_for(|up| !up).await.is_err() {
-                        return;
-                    }
-                    if tokio::time::timeout(PATIENCE, up.wait_for(|up| *up)).await.is_err() {
-                        return;
-                    }
-                }
-            } => Err(LiveError::Down),
-        }
-    }
-
-    /// A connection on which a command found no answer is closed and opened anew: the server behind it may be hung, or
-    /// gone without a word. Until the new one is there calls fail at once instead of waiting one after the other.
-    /// (fred's own check for silent connections counts from the last write, which never comes under load.)
-    fn replace_connection(&self) {
-        if self.replacing.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (client, done) = (self.client.clone(), Done(self.replacing.clone()));
-        tokio::spawn(async move {
-            let _ = client.force_reconnection().await;
-            drop(done);
+            reconnected: broadcast::Sender::new(16),
+            looked_elsewhere: Mutex::default(),
         });
+        // From here on, so that no change falls between the two.
+        let changes = topology.changes();
+        inner.match_map();
+        let tender = tokio::spawn(tend(Arc::downgrade(&inner), changes));
+        Self { inner, tender: Arc::new(AbortOnDrop(tender)) }
     }
 
-    /// Connects anew where the server is a replica, now and then.
-    fn look_elsewhere(&self) {
-        let mut looked = self.looked_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_ELSEWHERE) {
-            *looked = Some(Instant::now());
-            self.replace_connection();
+    /// Runs a command on the server that has `key`; fails with [`LiveError::Down`] where that cannot be reached. Makes
+    /// the command anew where it is redirected. The inner result is Redis's own answer.
+    pub(super) async fn call<T, F>(
+        &self,
+        key: &Key,
+        command: impl Fn(Client) -> F,
+    ) -> Result<std::result::Result<T, Error>>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        self.check_gate()?;
+        self.call_before_ready(key, command).await
+    }
+
+    /// [`Self::call`] for the one question that opens the gate.
+    pub(super) async fn call_before_ready<T, F>(
+        &self,
+        key: &Key,
+        command: impl Fn(Client) -> F,
+    ) -> Result<std::result::Result<T, Error>>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        let topology = &self.inner.topology;
+        let slot = redis_keyslot(key.as_bytes());
+        let (begun, mut hops, mut redirected) = (Instant::now(), 0, None);
+        loop {
+            let Some(server) = redirected.take().or_else(|| topology.of(slot)) else {
+                topology.suspect();
+                return Err(LiveError::Down);
+            };
+            let answer = self.inner.run(&server, &command).await?;
+            let redirection = answer.as_ref().err().and_then(|error| redirection(error, &server));
+            let Some(redirection) = redirection.filter(|_| begun.elapsed() < MOVING) else {
+                return Ok(answer);
+            };
+            match redirection {
+                Redirection::Moved(to) => {
+                    let to = to.unwrap_or(server);
+                    topology.moved(slot, &to);
+                    redirected = Some(to);
+                    hops += 1;
+                    if hops % HOPS == 0 {
+                        sleep(AGAIN).await;
+                    }
+                }
+                Redirection::Moving => sleep(AGAIN).await,
+            }
         }
     }
 
-    /// Returns when nobody looks after the connection any more: every call would find it down for ever.
+    /// Runs a command on this very server.
+    pub(super) async fn call_at<T, F>(
+        &self,
+        server: &Server,
+        command: impl Fn(Client) -> F,
+    ) -> Result<std::result::Result<T, Error>>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        self.check_gate()?;
+        self.inner.run(server, &command).await
+    }
+
+    fn check_gate(&self) -> Result<()> {
+        if self.inner.gate.load(Ordering::Relaxed) { Ok(()) } else { Err(LiveError::Down) }
+    }
+
+    /// Returns when a connection is not looked after any more.
     pub(super) async fn abandoned(&self) {
-        let mut up = self.up.clone();
-        while up.changed().await.is_ok() {}
-    }
-
-    /// Waits until there is a connection.
-    pub(super) async fn connected(&self) {
-        let mut up = self.up.clone();
-        while !self.client.is_connected() {
-            // The watcher hears of every change; the bound covers a change between the two looks.
-            let _ = tokio::time::timeout(PATIENCE, up.changed()).await;
+        while !(self.tender.0.is_finished()
+            || self.inner.topology.is_abandoned()
+            || self.inner.nodes().values().any(Node::is_abandoned))
+        {
+            sleep(PATIENCE).await;
         }
     }
 
-    /// Told at each (re)connection.
-    pub(super) fn reconnections(&self) -> tokio::sync::broadcast::Receiver<fred::types::config::Server> {
-        self.client.reconnect_rx()
+    /// Waits until a primary is connected: of several one will do, for they fail apart.
+    pub(super) async fn connected(&self) {
+        loop {
+            let nodes: Vec<Node> = self.inner.nodes().values().cloned().collect();
+            if nodes.iter().any(Node::is_up) {
+                return;
+            }
+            if nodes.is_empty() {
+                let mut changes = self.inner.topology.changes();
+                let _ = tokio::time::timeout(PATIENCE, changes.changed()).await;
+            } else {
+                let changes = nodes.iter().map(|node| Box::pin(node.changed()));
+                futures_util::future::select_all(changes).await;
+            }
+        }
+    }
+
+    /// Told at each (re)connection, and when slots have gone to another server.
+    pub(super) fn reconnections(&self) -> broadcast::Receiver<()> {
+        self.inner.reconnected.subscribe()
     }
 
     pub(super) async fn close(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+        let nodes: Vec<Node> = self.inner.nodes().values().cloned().collect();
+        futures_util::future::join_all(nodes.iter().map(Node::close)).await;
     }
 }
 
-/// A client for subscriptions, of its own connection.
-pub(super) fn subscriber(options: &Options) -> Result<SubscriberClient> {
-    Ok(builder(options, Duration::ZERO, EVENT_CAPACITY)?.build_subscriber_client()?)
+/// Keeps a connection to each primary, from before the first call to it.
+async fn tend(inner: Weak<Inner>, mut changes: watch::Receiver<Arc<Map>>) {
+    while changes.changed().await.is_ok() {
+        let Some(inner) = inner.upgrade() else { return };
+        inner.match_map();
+        let _ = inner.reconnected.send(());
+    }
 }
 
-/// The number of the database that `url` names.
-pub(super) fn database(url: &str) -> Result<u8> {
-    Ok(Config::from_url(url)?.database.unwrap_or(0))
+impl Inner {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Server, Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens connections to new primaries, and lets go of those to servers that serve nothing.
+    fn match_map(&self) {
+        let primaries = self.topology.map().primaries();
+        for server in &primaries {
+            if let Err(error) = self.node(server) {
+                tracing::error!(%error, %server, "no connection can be made");
+            }
+        }
+        if primaries.is_empty() {
+            return;
+        }
+        let mut nodes = self.nodes();
+        let gone: Vec<Server> = nodes.keys().filter(|server| !primaries.contains(server)).cloned().collect();
+        for node in gone.iter().filter_map(|server| nodes.remove(server)) {
+            // Calls under way end by themselves.
+            tokio::spawn(async move { node.close().await });
+        }
+    }
+
+    fn node(&self, server: &Server) -> Result<Node> {
+        let mut nodes = self.nodes();
+        if let Some(node) = nodes.get(server) {
+            return Ok(node.clone());
+        }
+        let config: Config = self.topology.config(server);
+        let node = Node::open(config, self.timeouts, self.reconnected.clone())?;
+        nodes.insert(server.clone(), node.clone());
+        Ok(node)
+    }
+
+    async fn run<T, F>(
+        &self,
+        server: &Server,
+        command: &impl Fn(Client) -> F,
+    ) -> Result<std::result::Result<T, Error>>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        let node = self.node(server)?;
+        // On the heap: fred's futures are large, and this one is part of everyone's.
+        let answer = node.run(Box::pin(command(node.client()))).await;
+        match &answer {
+            Err(_) => self.topology.suspect(),
+            Ok(Err(error)) if error.details().starts_with("READONLY") => self.look_elsewhere(&node),
+            Ok(Err(error))
+                if *error.kind() == ErrorKind::Timeout || error.details().starts_with("CLUSTERDOWN") =>
+            {
+                self.topology.suspect();
+            }
+            Ok(_) => {}
+        }
+        answer
+    }
+
+    /// The server is a replica: another must be the primary.
+    fn look_elsewhere(&self, node: &Node) {
+        if !self.topology.is_fixed() {
+            self.topology.suspect();
+            return;
+        }
+        let mut looked = self.looked_elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_ELSEWHERE) {
+            *looked = Some(Instant::now());
+            node.replace_connection();
+        }
+    }
 }
 
-/// fred's defaults are not ours: without this a client never reconnects, never times out, batches small packets, and
-/// its event channel holds 32 messages.
-fn builder(options: &Options, extra: Duration, capacity: usize) -> Result<Builder> {
-    let mut config = Config::from_url(&options.url)?;
-    config.version = RespVersion::RESP3;
-    config.fail_fast = false;
-    let mut builder = Builder::from_config(config);
-    let mut policy = ReconnectPolicy::new_constant(0, RECONNECT_DELAY_MS);
-    policy.set_jitter(RECONNECT_DELAY_MS / 2);
-    builder
-        .set_policy(policy)
-        .set_performance_config(PerformanceConfig {
-            default_command_timeout: options.command_timeout + extra,
-            broadcast_channel_capacity: capacity,
-            ..PerformanceConfig::default()
-        })
-        .set_connection_config(ConnectionConfig {
-            connection_timeout: Duration::from_secs(1),
-            internal_command_timeout: Duration::from_secs(1),
-            // A command in flight when the connection breaks is answered with an error, not kept for later.
-            max_command_attempts: 1,
-            unresponsive: UnresponsiveConfig {
-                max_timeout: Some(options.command_timeout * 2 + extra),
-                interval: Duration::from_millis(500),
-            },
-            // fred's default is to connect anew at each READONLY or LOADING, which leaves nothing for reads.
-            reconnect_errors: vec![],
-            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
-            ..ConnectionConfig::default()
-        });
-    Ok(builder)
+fn redirection(error: &Error, asked: &Server) -> Option<Redirection> {
+    let mut words = error.details().split(' ');
+    match words.next()? {
+        "MOVED" => Some(Redirection::Moved(words.nth(1).and_then(|address| server(address, asked)))),
+        // Whatever has arrived already, a script wants all its keys in one place.
+        "ASK" | "TRYAGAIN" => Some(Redirection::Moving),
+        _ => None,
+    }
+}
+
+/// `10.0.0.2:7002`; a server that does not know its own name leaves it out.
+fn server(address: &str, asked: &Server) -> Option<Server> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = if host.is_empty() || host == "?" { &asked.host } else { host };
+    Some(Server::new(host, port.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn redirections_are_told_from_other_errors() {
+        let asked = Server::new("10.0.0.1", 7001);
+        let of = |text: &str| redirection(&Error::new(ErrorKind::Unknown, text.to_owned()), &asked);
+        let moved = |host: &str| Some(Redirection::Moved(Some(Server::new(host, 7002))));
+        assert_eq!(of("MOVED 866 10.0.0.2:7002"), moved("10.0.0.2"));
+        assert_eq!(of("MOVED 866 :7002"), moved("10.0.0.1"));
+        assert_eq!(of("MOVED 866 ::1:7002"), moved("::1"));
+        assert_eq!(of("MOVED 866 nonsense"), Some(Redirection::Moved(None)));
+        assert_eq!(of("ASK 866 10.0.0.2:7002"), Some(Redirection::Moving));
+        assert_eq!(of("TRYAGAIN Multiple keys request during rehashing of slot"), Some(Redirection::Moving));
+        assert_eq!(of("CLUSTERDOWN The cluster is down"), None);
+    }
+
     #[tokio::test]
     async fn a_link_whose_watcher_dies_says_that_it_is_abandoned() {
-        let options = Options {
-            url: "redis://127.0.0.1:1".into(),
-            ttl: Duration::from_secs(1),
-            shards: 1,
-            ended_ttl: Duration::from_secs(1),
-            instance: "test".into(),
-            command_timeout: Duration::from_secs(1),
-        };
-        let link = Link::open(&options, Duration::ZERO, &Arc::default()).unwrap();
-        let Link { _watcher: watcher, .. } = &link;
+        let topology = Topology::open("redis://127.0.0.1:1").unwrap();
+        let timeouts = Timeouts { command: Duration::from_secs(1), extra: Duration::ZERO };
+        let link = Link::open(&topology, timeouts, &Arc::default());
         let abandoned = tokio::time::timeout(Duration::from_secs(30), link.abandoned());
         let death = async {
             tokio::task::yield_now().await;
-            watcher.0.abort();
+            for node in link.inner.nodes().values() {
+                node.abort_watcher();
+            }
         };
         assert!(tokio::join!(abandoned, death).0.is_ok(), "its absence is no reason, its end is");
     }

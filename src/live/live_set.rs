@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
-use fred::types::{Expiration, SetOptions, Value};
+use fred::types::{SetOptions, Value};
+use fred::util::redis_keyslot;
 
 use super::keys::Keys;
 use super::link::Link;
+use super::node::Timeouts;
 use super::scripts::named;
+use super::topology::Topology;
 use super::{LiveError, Options, Result};
 use crate::model::{Millis, OnlineStatus, SessionId, UserId};
 
@@ -24,7 +27,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 pub struct LiveSet {
     pub(super) front: Link,
     pub(super) back: Link,
-    pub(super) blocking: Link,
+    /// For commands that wait for something. None on a cluster, where the streams lie apart.
+    pub(super) blocking: Option<Link>,
+    pub(super) topology: Topology,
     pub(super) options: Options,
     gate: Arc<AtomicBool>,
     /// By shard, the latest instant at which Redis is known to have taken heartbeats, ms: what it must still know of
@@ -50,21 +55,26 @@ impl LiveSet {
     /// [`LiveError::Url`].
     pub fn open(options: Options) -> Result<Self> {
         let gate = Arc::default();
+        let topology = Topology::open(&options.url)?;
+        let link = |extra| Link::open(&topology, Timeouts { command: options.command_timeout, extra }, &gate);
         Ok(Self {
-            front: Link::open(&options, Duration::ZERO, &gate)?,
-            back: Link::open(&options, Duration::ZERO, &gate)?,
-            blocking: Link::open(&options, super::link::BLOCK, &gate)?,
+            front: link(Duration::ZERO),
+            back: link(Duration::ZERO),
+            blocking: (!topology.is_cluster()).then(|| link(super::stream::BLOCK)),
+            topology,
             gate,
             heard: (0..options.shards).map(|_| AtomicI64::new(0)).collect(),
             options,
         })
     }
 
-    /// Waits until Redis is connected.
+    /// Waits until Redis is connected: of several primaries one will do.
     pub async fn connected(&self) {
         self.front.connected().await;
         self.back.connected().await;
-        self.blocking.connected().await;
+        if let Some(blocking) = &self.blocking {
+            blocking.connected().await;
+        }
     }
 
     /// Told at each (re)connection to Redis: what was known of it may be wrong from then on.
@@ -74,10 +84,16 @@ impl LiveSet {
 
     /// Returns when a connection is not looked after any more, which only its closing should bring about, and says so.
     pub async fn failed(&self) -> String {
+        let blocking = async {
+            match &self.blocking {
+                Some(blocking) => blocking.abandoned().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.front.abandoned() => {}
             () = self.back.abandoned() => {}
-            () = self.blocking.abandoned() => {}
+            () = blocking => {}
         }
         "a connection to Redis is not looked after any more".to_string()
     }
@@ -85,13 +101,6 @@ impl LiveSet {
     /// Closes the connections; the blocking one goes with the process, for it hears nothing while it waits.
     pub async fn close(&self) {
         tokio::join!(self.front.close(), self.back.close());
-    }
-
-    /// Whether Redis answers and takes writes, by one whose key is gone at once.
-    pub async fn takes_writes(&self) -> Result<()> {
-        let key = Keys::probe(&self.options.instance);
-        let write = self.front.client().set::<(), _, _>(key, "", Some(Expiration::PX(1)), None, false);
-        Ok(self.front.run(write).await??)
     }
 
     /// Waits until Redis is there and known to be used with this number of shards; until then every call finds it away.
@@ -120,8 +129,11 @@ impl LiveSet {
     pub async fn visit(&self) -> Result<Option<u32>> {
         loop {
             self.connected().await;
-            let get = self.front.client().get::<Option<u32>, _>(Keys::shards());
-            match self.front.run_before_ready(get).await {
+            let key = Keys::shards();
+            let get = self.front.call_before_ready(&key, |client| async move {
+                client.get::<Option<u32>, _>(Keys::shards()).await
+            });
+            match get.await {
                 Ok(Ok(found)) => {
                     self.gate
                         .store(found.is_none_or(|found| found == self.options.shards), Ordering::Relaxed);
@@ -140,16 +152,33 @@ impl LiveSet {
 
     /// Notes with how many shards this Redis is used; returns with how many it was before.
     async fn settle_shards(&self) -> Result<u32> {
-        let client = self.front.client();
         let (ours, key) = (i64::from(self.options.shards), Keys::shards());
-        let set = client.set::<(), _, _>(key.clone(), ours, None, Some(SetOptions::NX), false);
-        self.front.run_before_ready(set).await??;
-        Ok(self.front.run_before_ready(client.get::<u32, _>(key)).await??)
+        let set = self.front.call_before_ready(&key, |client| async move {
+            client.set::<(), _, _>(Keys::shards(), ours, None, Some(SetOptions::NX), false).await
+        });
+        set.await??;
+        let get = self
+            .front
+            .call_before_ready(&key, |client| async move { client.get::<u32, _>(Keys::shards()).await });
+        Ok(get.await??)
     }
 
     /// The shard that holds a user.
     pub fn shard_of(&self, user: UserId) -> u32 {
         u32::try_from(user.unsigned_abs() % u64::from(self.options.shards)).unwrap_or(0)
+    }
+
+    /// Whether all shards lie at one server at any time.
+    pub fn is_on_one_server(&self) -> bool {
+        !self.topology.is_cluster()
+    }
+
+    /// The shards that lie at the same server as this one, as far as is known: what befalls one befalls all. In order.
+    pub fn neighbours(&self, shard: u32) -> Vec<u32> {
+        let map = self.topology.map();
+        let server = |shard: u32| map.of(redis_keyslot(Keys::of(shard).live().as_bytes()));
+        let here = server(shard);
+        self.shards().filter(|other| *other == shard || (here.is_some() && server(*other) == here)).collect()
     }
 
     /// All shards.
@@ -220,14 +249,14 @@ impl LiveSet {
 }
 
 /// See [`LiveSet::reconnections`].
-pub struct Reconnections(tokio::sync::broadcast::Receiver<fred::types::config::Server>);
+pub struct Reconnections(tokio::sync::broadcast::Receiver<()>);
 
 impl Reconnections {
     /// The next (re)connection; many at once count as one.
     pub async fn next(&mut self) {
         use tokio::sync::broadcast::error::RecvError;
         match self.0.recv().await {
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Ok(()) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Result;
 use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
+use super::{LiveError, Result};
 
 /// What Redis holds at one moment, over all shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,10 +16,15 @@ pub struct Measures {
     pub waiting: u64,
     /// For how long the oldest of them has waited, by Redis's clock; zero where none waits.
     pub oldest: Duration,
+    /// Shards that could not be asked, and are in none of these numbers.
+    pub silent: u32,
 }
 
 impl LiveSet {
     /// Measures all shards (`lua/measure.lua`): O(log n) a shard, one round trip.
+    ///
+    /// # Errors
+    /// Where none of them can be asked.
     pub async fn measure(&self) -> Result<Measures> {
         let calls = self.shards().map(|shard| async move {
             let keys = Keys::of(shard);
@@ -28,7 +33,17 @@ impl LiveSet {
                 .await
         });
         let mut measures = Measures::default();
-        for reply in futures_util::future::try_join_all(calls).await? {
+        for reply in futures_util::future::join_all(calls).await {
+            let reply = match reply {
+                Err(error @ (LiveError::Down | LiveError::Timeout | LiveError::Refused(_))) => {
+                    measures.silent += 1;
+                    if measures.silent == self.options.shards {
+                        return Err(error);
+                    }
+                    continue;
+                }
+                other => other?,
+            };
             let [now, present, waiting, oldest] = reply[..] else {
                 return Err(unexpected("measure", "something else than four numbers"));
             };

@@ -17,10 +17,14 @@ mod link;
 mod live_set;
 mod measure;
 mod mend;
+mod node;
 mod packed;
+mod primaries;
 mod reading;
 mod scripts;
 mod stream;
+mod topology;
+mod view;
 
 use std::fmt;
 use std::time::Duration;
@@ -34,6 +38,7 @@ pub use heartbeats::{Heartbeat, HeartbeatOutcome};
 pub use live_set::{LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
+pub use primaries::{Primaries, Primary};
 pub use reading::{OnlinePage, Presences};
 pub use stream::{Turn, Work};
 
@@ -46,7 +51,7 @@ pub enum LiveError {
     /// Redis took too long to answer.
     #[error("Redis did not answer in time")]
     Timeout,
-    /// Redis refuses to write for now: loading, read-only, out of memory, or a failover under way.
+    /// Redis refuses to write for now: loading, read-only, out of memory, a failover under way, or a slot on the move.
     #[error("Redis refuses commands for now: {0}")]
     Refused(String),
     /// Redis answered with an error, or with something unexpected.
@@ -75,8 +80,19 @@ impl From<fred::error::Error> for LiveError {
     fn from(error: fred::error::Error) -> Self {
         use fred::error::ErrorKind;
         let details = error.details();
-        let refused =
-            ["LOADING", "READONLY", "OOM", "MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+        let refused = [
+            "LOADING",
+            "READONLY",
+            "OOM",
+            "MISCONF",
+            "BUSY",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "NOREPLICAS",
+            "MOVED",
+            "ASK",
+            "TRYAGAIN",
+        ];
         if refused.iter().any(|word| details.starts_with(word)) {
             return Self::Refused(details.to_string());
         }

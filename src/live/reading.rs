@@ -17,10 +17,10 @@ const READ_CHUNK: usize = 1_000;
 /// The presence of some users, and how many users are present in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presences {
-    /// How many users are present, whoever was asked for.
-    pub count: i64,
-    /// Of each user, in the order asked; `None` where there is none.
-    pub users: Vec<Option<Presence>>,
+    /// How many users are present, whoever was asked for; `None` where a shard could not be asked.
+    pub count: Option<i64>,
+    /// Of each user, in the order asked: `None` where the shard could not be asked, `Some(None)` where there is none.
+    pub users: Vec<Option<Option<Presence>>>,
 }
 
 /// A page of the live set.
@@ -38,13 +38,22 @@ pub struct OnlinePage {
 type InShard = (i64, Vec<Option<Presence>>);
 
 impl LiveSet {
-    /// The presence of each user (`lua/read.lua`), in their order. A call a shard that holds any of them, up to a thousand
-    /// users.
+    /// The presence of each user, in their order.
     pub async fn read(&self, users: &[UserId]) -> Result<Vec<Option<Presence>>> {
+        let found = self.read_what_answers(users).await?;
+        found.into_iter().collect::<Option<_>>().ok_or(LiveError::Down)
+    }
+
+    /// The presence of each user (`lua/read.lua`), in their order; `None` for those of shards that cannot be asked. A call a
+    /// shard that holds any of them, up to a thousand users.
+    ///
+    /// # Errors
+    /// Where none of them can be asked.
+    pub async fn read_what_answers(&self, users: &[UserId]) -> Result<Vec<Option<Option<Presence>>>> {
         Ok(self.read_shards(users, false).await?.users)
     }
 
-    /// As [`Self::read`], with the number of all who are present: a call a shard, up to a thousand users.
+    /// As [`Self::read_what_answers`], with the number of all who are present: a call a shard, up to a thousand users.
     pub async fn read_and_count(&self, users: &[UserId]) -> Result<Presences> {
         self.read_shards(users, true).await
     }
@@ -64,14 +73,22 @@ impl LiveSet {
                 },
             )
         });
-        let mut found = Presences { count: 0, users: vec![None; users.len()] };
-        for (is_first, chunk, (count, presences)) in futures_util::future::try_join_all(calls).await? {
-            found.count += if is_first { count } else { 0 };
-            for (index, presence) in chunk.iter().zip(presences) {
-                found.users[*index] = presence;
+        let mut found = Presences { count: Some(0), users: vec![None; users.len()] };
+        let (mut answered, mut failed) = (false, None);
+        for answer in futures_util::future::join_all(calls).await {
+            match answer {
+                Ok((is_first, chunk, (count, presences))) => {
+                    answered = true;
+                    let count = if is_first { count } else { 0 };
+                    found.count = found.count.map(|sum| sum + count);
+                    for (index, presence) in chunk.iter().zip(presences) {
+                        found.users[*index] = Some(presence);
+                    }
+                }
+                Err(error) => (found.count, failed) = (None, Some(error)),
             }
         }
-        Ok(found)
+        failed.filter(|_| !answered).map_or(Ok(found), Err)
     }
 
     async fn read_in(&self, shard: u32, users: impl Iterator<Item = UserId> + Clone) -> Result<InShard> {

@@ -1,6 +1,6 @@
 //! The Lua scripts: their sources, and how one is called.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use fred::interfaces::LuaInterface;
 use fred::types::scripts::Script as FredScript;
@@ -67,14 +67,24 @@ impl Script {
         link: &Link,
         call: impl Fn() -> (Vec<Key>, Vec<Value>),
     ) -> Result<R> {
-        let (keys, args) = call();
-        let first = link.run(self.source.evalsha::<R, _, _, _>(link.client(), keys, args)).await?;
-        match first {
+        let first = call();
+        let key = first.0[0].clone();
+        // Made anew only where the call is: to make them is most of what a batch costs this process.
+        let first = Mutex::new(Some(first));
+        let prepare = || first.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(&call);
+        let answer = link.call(&key, |client| {
+            let (keys, args) = prepare();
+            async move { self.source.evalsha::<R, _, _, _>(&client, keys, args).await }
+        });
+        match answer.await? {
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 tracing::debug!(script = self.name, "Redis does not know this script and is told it");
-                let source = self.source.lua().cloned().unwrap_or_default();
-                let (keys, args) = call();
-                Ok(link.run(link.client().eval::<R, _, _, _>(source, keys, args)).await??)
+                let answer = link.call(&key, |client| {
+                    let source = self.source.lua().cloned().unwrap_or_default();
+                    let (keys, args) = call();
+                    async move { client.eval::<R, _, _, _>(source, keys, args).await }
+                });
+                Ok(answer.await??)
             }
             other => Ok(other?),
         }

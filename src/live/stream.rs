@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use fred::interfaces::StreamsInterface;
 use fred::types::{Key, Value};
+use tokio::time::{Instant, sleep};
 
 use super::keys::Keys;
-use super::link::BLOCK;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -16,6 +16,11 @@ use crate::model::{Millis, StreamId, Transition};
 pub(super) const GROUP: &str = "persist";
 /// For how long another persister's turn is respected: a dead one's work is taken over after that.
 const LEASE: Duration = Duration::from_secs(3);
+
+/// How long a blocking read may wait for something to read.
+pub(super) const BLOCK: Duration = Duration::from_secs(5);
+/// Between two looks at streams that cannot be waited for: a connection waits at one server, for keys of one slot.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A persister that has not been heard for so long is gone; one that was only idle comes back with its next turn.
 const GONE: Duration = Duration::from_hours(1);
@@ -39,14 +44,53 @@ pub struct Work {
 }
 
 impl LiveSet {
-    /// Waits until some shard's stream holds an entry, or some seconds have passed. A mere wake-up.
-    pub async fn wait_for_transitions(&self) -> Result<()> {
+    /// Waits until some shard's stream holds an entry, or some seconds have passed. A mere wake-up: returns the shards
+    /// that are worth a look.
+    ///
+    /// # Errors
+    /// Where no shard can be asked. One that cannot be asked holds up no other, and is worth no look.
+    pub async fn wait_for_transitions(&self) -> Result<Vec<u32>> {
+        let Some(blocking) = &self.blocking else { return self.look_for_transitions().await };
         let streams: Vec<Key> = self.shards().map(|shard| Keys::of(shard).transitions()).collect();
-        let ids = vec!["0-0"; streams.len()];
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(5_000);
-        let read = self.blocking.client().xread::<Value, _, _>(Some(1), Some(block), streams, ids);
-        self.blocking.run(read).await??;
-        Ok(())
+        let read = blocking.call(&streams[0], |client| {
+            let streams = streams.clone();
+            let ids = vec!["0-0"; streams.len()];
+            async move { client.xread::<Value, _, _>(Some(1), Some(block), streams, ids).await }
+        });
+        read.await??;
+        Ok(self.shards().collect())
+    }
+
+    async fn look_for_transitions(&self) -> Result<Vec<u32>> {
+        let until = Instant::now() + BLOCK;
+        loop {
+            let lengths = futures_util::future::join_all(self.shards().map(|shard| self.waiting(shard)));
+            let lengths = lengths.await;
+            let (mut found, mut asked, mut trouble) = (Vec::new(), false, None);
+            for (shard, length) in self.shards().zip(lengths) {
+                match length {
+                    Ok(0) => asked = true,
+                    Ok(_) => found.push(shard),
+                    Err(error) => trouble = Some(error),
+                }
+            }
+            match trouble {
+                Some(error) if !asked && found.is_empty() => return Err(error),
+                _ if !found.is_empty() || Instant::now() >= until => return Ok(found),
+                _ => sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// How many transitions of a shard SQL lacks.
+    async fn waiting(&self, shard: u32) -> Result<u64> {
+        let key = Keys::of(shard).transitions();
+        let length = self.back.call(&key, |client| {
+            let key = key.clone();
+            async move { client.xlen::<u64, _>(key).await }
+        });
+        Ok(length.await??)
     }
 
     /// Takes the next batch of a shard (`lua/take.lua`), at most `most` entries.
@@ -109,8 +153,7 @@ impl LiveSet {
     pub async fn backlog(&self) -> Result<u64> {
         let mut total = 0;
         for shard in self.shards() {
-            let length = self.back.client().xlen::<u64, _>(Keys::of(shard).transitions());
-            total += self.back.run(length).await??;
+            total += self.waiting(shard).await?;
         }
         Ok(total)
     }
@@ -128,15 +171,16 @@ impl LiveSet {
 
     async fn take_names_off(&self, consumer: &str) -> Result<()> {
         let gone_ms = i64::try_from(GONE.as_millis()).unwrap_or(i64::MAX);
-        for shard in self.shards() {
-            let _: i64 = named::resign
-                .run(&self.back, || {
+        let calls = self.shards().map(|shard| async move {
+            named::resign
+                .run::<i64>(&self.back, || {
                     let args = vec![Value::from_static_str(GROUP), consumer.into(), gone_ms.into()];
                     (vec![Keys::of(shard).transitions()], args)
                 })
-                .await?;
-        }
-        Ok(())
+                .await
+        });
+        // All of them, whatever becomes of one.
+        futures_util::future::join_all(calls).await.into_iter().try_for_each(|left| left.map(drop))
     }
 }
 

@@ -72,6 +72,14 @@ impl PresenceService {
         let mut now = Registry::default();
         let redis_up = !matches!(measures, Err(LiveError::Down | LiveError::Timeout));
         now.gauge("redis_up", "Whether Redis answers", truth(redis_up));
+        now.gauge(
+            "shards_down",
+            "Shards whose Redis does not answer",
+            match &measures {
+                Ok(measures) => f64::from(measures.silent),
+                Err(_) => f64::from(inner.live.shards().end),
+            },
+        );
         now.gauge("database_up", "Whether SQL answers", truth(matches!(database, Ok(Ok(())))));
         now.gauge(
             "heartbeats_waiting",
@@ -79,7 +87,7 @@ impl PresenceService {
             number(inner.batcher.waiting() as u64),
         );
         match measures {
-            Ok(measures) => {
+            Ok(measures) if measures.silent == 0 => {
                 now.gauge("users_present", "Users who are online or away", number(measures.present));
                 now.gauge(
                     "transitions_waiting",
@@ -91,6 +99,10 @@ impl PresenceService {
                     "For how long the oldest transition that SQL lacks has waited",
                     measures.oldest.as_secs_f64(),
                 );
+            }
+            // A part would pass for the whole.
+            Ok(measures) => {
+                tracing::debug!(measures.silent, "a scrape goes without what some shards alone know");
             }
             Err(error) => tracing::debug!(%error, "a scrape goes without what Redis knows"),
         }

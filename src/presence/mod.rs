@@ -27,7 +27,7 @@ use crate::model::{
 use crate::store::{Store, StoreError};
 
 pub use self::shared::{Shared, Unanswered};
-pub use self::trouble::Trouble;
+pub use self::trouble::{Share, Trouble};
 pub use crate::store::EmailSearch;
 
 /// How long a heartbeat may wait for the fence: API.md allows 2 s where Redis hangs, and a reader who was let in by SQL
@@ -140,19 +140,22 @@ struct Inner {
     counts: Counts,
     heartbeat_trouble: Trouble,
     redis_trouble: Trouble,
-    /// Whether the latest heartbeat or read found Redis silent. Every request that reads begins with a heartbeat, so a
-    /// read which finds this set does not wait for Redis once more.
-    redis_is_silent: AtomicBool,
+    /// Whether the latest heartbeat or read found Redis silent: the first for all shards where one server has them, else
+    /// one each. Every request that reads begins with a heartbeat, so a read which finds the one server's set does not wait
+    /// for Redis once more.
+    silent: Vec<AtomicBool>,
     /// Told when that is over.
     answers_again: Notify,
 }
 
 impl Inner {
-    /// Notes whether Redis has just answered.
-    fn heard(&self, answered: bool) {
+    /// Notes whether Redis has just answered about this user.
+    fn heard(&self, user: UserId, answered: bool) {
+        let shard = if self.silent.len() == 1 { 0 } else { self.live.shard_of(user) };
+        let silent = &self.silent[shard as usize];
         // Written only where it changes: heartbeats on all cores share this line of the cache.
-        if self.redis_is_silent.load(Ordering::Relaxed) == answered {
-            self.redis_is_silent.store(!answered, Ordering::Relaxed);
+        if silent.load(Ordering::Relaxed) == answered {
+            silent.store(!answered, Ordering::Relaxed);
             if answered {
                 self.answers_again.notify_one();
             }
@@ -167,6 +170,7 @@ impl PresenceService {
         let counts = Counts::new();
         let batcher = Batcher::start(&live, &fence, &counts.batch_sizes);
         let redis_trouble = Trouble::new("Redis does not answer; reads come from SQL, marked degraded");
+        let servers_apart = if live.is_on_one_server() { 1 } else { live.shards().len() };
         let inner = Inner {
             live,
             store,
@@ -175,7 +179,7 @@ impl PresenceService {
             counts,
             heartbeat_trouble: Trouble::new("heartbeats get 503: Redis does not take them"),
             redis_trouble,
-            redis_is_silent: AtomicBool::new(false),
+            silent: (0..servers_apart).map(|_| AtomicBool::new(false)).collect(),
             answers_again: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -191,17 +195,17 @@ impl PresenceService {
         self.inner.counts.count(&outcome);
         match &outcome {
             Err(error @ PresenceError::RedisUnavailable(_)) => {
-                self.inner.heard(false);
+                self.inner.heard(who.user, false);
                 self.inner.heartbeat_trouble.note(error);
             }
             // It answers, and may be read.
             Err(error @ PresenceError::RedisRefuses(_)) => {
-                self.inner.heard(true);
+                self.inner.heard(who.user, true);
                 self.inner.heartbeat_trouble.note(error);
             }
             Err(PresenceError::Overloaded) => {}
             _ => {
-                self.inner.heard(true);
+                self.inner.heard(who.user, true);
                 self.inner.heartbeat_trouble.over();
             }
         }
@@ -254,7 +258,7 @@ impl PresenceService {
         if let Some(sid) = &who.sid {
             let left = self.inner.live.leave(who.user, sid, expires_at).await;
             if left.is_err() {
-                self.inner.heard(false);
+                self.inner.heard(who.user, false);
             }
             left?;
         }
@@ -299,12 +303,14 @@ impl PresenceService {
 
     /// Redis was away, restarted, or has lost data: makes sure that the fence stands, and tells Redis what it may have
     /// missed.
+    ///
+    /// # Errors
+    /// Where a shard could not be told; all others were.
     pub async fn restore_fence(&self) -> Result<(), PresenceError> {
-        for shard in self.inner.live.shards() {
-            self.inner.fence.stand(shard).await?;
-        }
-        self.inner.fence.end_sessions_again().await?;
-        self.inner.fence.follow().await.map(drop)
+        let stands = self.inner.fence.stand_everywhere().await;
+        let ended = self.inner.fence.end_sessions_again().await;
+        let followed = self.inner.fence.follow().await.map(drop);
+        stands.and(ended).and(followed)
     }
 
     /// The process ends: what it was preparing in Redis is somebody else's to begin at once.

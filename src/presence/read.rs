@@ -11,6 +11,9 @@ use crate::store::{AccountFilter, AccountList, PresenceFilter};
 
 type Result<T> = std::result::Result<T, PresenceError>;
 
+/// What Redis says of a user; `None` where it could not be asked.
+type Heard = Option<Option<Presence>>;
+
 /// How many users may be on the way from Redis to SQL's mirror before a filtered list stops looking further.
 const UNSETTLED_AT_MOST: u32 = 10_000;
 
@@ -18,7 +21,7 @@ impl PresenceService {
     /// The effective status of these accounts, in their order.
     pub async fn read(&self, accounts: Vec<Account>) -> Result<Reading<Vec<User>>> {
         let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
-        let presences = self.or_degraded(self.inner.live.read(&ids)).await;
+        let presences = self.or_degraded(self.inner.live.read_what_answers(&ids)).await;
         Ok(self.merge(accounts, presences))
     }
 
@@ -46,14 +49,15 @@ impl PresenceService {
         let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
         let found = self.or_degraded(self.inner.live.read_and_count(&ids)).await;
         let (count, presences) = found.map(|found| (found.count, found.users)).unzip();
-        let Reading { value: mut users, degraded } = self.merge(accounts, presences);
+        let Reading { value: mut users, mut degraded } = self.merge(accounts, presences);
         if let Some(asked) = query.online_status {
             // Whoever changed between the two reads belongs to another list now.
             users.retain(|user| user.presence.status == asked);
         }
-        let online_count = if let Some(count) = count {
+        let online_count = if let Some(count) = count.flatten() {
             count
         } else {
+            degraded = true;
             let mirror = self.inner.store.list_present_in_mirror(self.heard_since(), FIRST.into(), &[]);
             mirror.await?.total
         };
@@ -129,16 +133,20 @@ impl PresenceService {
         filter
     }
 
-    fn merge(&self, accounts: Vec<Account>, presences: Option<Vec<Option<Presence>>>) -> Reading<Vec<User>> {
-        let degraded = presences.is_none();
+    /// Redis's word on each account; SQL's where that is missing, and then the answer is degraded.
+    fn merge(&self, accounts: Vec<Account>, presences: Option<Vec<Heard>>) -> Reading<Vec<User>> {
+        let mut degraded = presences.is_none();
         let mirror = Evidence::Mirror { now: wall_clock(), ttl_ms: self.inner.live.ttl_ms() };
         let mut presences = presences.into_iter().flatten();
         let users = accounts.into_iter().map(|account| {
-            let evidence = if degraded { mirror } else { Evidence::Live(presences.next().flatten()) };
+            let heard = presences.next().flatten();
+            degraded |= heard.is_none();
+            let evidence = heard.map_or(mirror, Evidence::Live);
             let presence = effective(&account, evidence);
             User { account, presence }
         });
-        Reading { value: users.collect(), degraded }
+        let value = users.collect();
+        Reading { value, degraded }
     }
 
     /// `None` where Redis could not be asked; the read goes on without it.
@@ -146,17 +154,26 @@ impl PresenceService {
         &self,
         answer: impl Future<Output = std::result::Result<T, LiveError>>,
     ) -> Option<T> {
-        if self.inner.redis_is_silent.load(Ordering::Relaxed) {
+        // Of several servers a silent one is known to be down by now, and fails at once.
+        let [one] = &self.inner.silent[..] else { return self.note_trouble(answer.await) };
+        if one.load(Ordering::Relaxed) {
             self.inner.redis_trouble.note(&"the last call had no answer");
             return None;
         }
-        match answer.await {
+        let answer = answer.await;
+        if answer.is_err() {
+            one.store(true, Ordering::Relaxed);
+        }
+        self.note_trouble(answer)
+    }
+
+    fn note_trouble<T>(&self, answer: std::result::Result<T, LiveError>) -> Option<T> {
+        match answer {
             Ok(value) => {
                 self.inner.redis_trouble.over();
                 Some(value)
             }
             Err(error) => {
-                self.inner.heard(false);
                 self.inner.redis_trouble.note(&error);
                 None
             }

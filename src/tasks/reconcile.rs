@@ -8,14 +8,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Context;
-use crate::model::{Millis, UserId};
+use crate::model::{Millis, OnlineStatus, Presence, UserId};
 use crate::presence::{PresenceError, Trouble};
 
 const CHUNK: u32 = 1_000;
+/// Between two attempts while something is away: the first, and the longest.
 const RETRY: Duration = Duration::from_millis(100);
+const RETRY_AT_LAST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 /// A look for its own sake, should anything ever go unnoticed.
 const ROUND: Duration = Duration::from_hours(1);
@@ -27,7 +30,7 @@ pub struct Reconciled {
     pub present_in_sql: u64,
     /// Those of whom the live set knew nothing, now declared offline.
     pub declared: u64,
-    /// How long Redis must still be heard before anybody can be missed; nothing was declared then.
+    /// How long some shard's Redis must still be heard before anybody of it can be missed; of that shard nothing was declared.
     pub too_early: Option<Duration>,
 }
 
@@ -36,16 +39,24 @@ pub(super) async fn run(context: &Context) {
     let mut reconnections = context.live.reconnections();
     // Shards whose new life began under our eyes and whose users have not been looked at yet: kept over every attempt.
     let mut doubtful = BTreeSet::new();
+    let mut retry = RETRY;
     loop {
         context.live.connected().await;
         let next = match settle(context, &mut doubtful).await {
             Ok(next) => {
                 TROUBLE.over();
+                retry = RETRY;
                 next
             }
             Err(error) => {
                 TROUBLE.note(&error);
                 sleep(RETRY).await;
+                // One primary of several may be away for long; its return is news.
+                if timeout(retry, reconnections.next()).await.is_ok() {
+                    retry = RETRY;
+                } else {
+                    retry = (retry * 2).min(RETRY_AT_LAST);
+                }
                 continue;
             }
         };
@@ -67,45 +78,67 @@ pub(super) async fn run(context: &Context) {
     }
 }
 
-/// Returns when to look again.
+/// Returns when to look again. Shards that cannot be asked hold up no other; that there are some is told when all others are
+/// done.
 async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Duration, PresenceError> {
-    for shard in context.live.shards() {
+    let mut outcome = Ok(());
+    let epochs = context.live.shards().map(|shard| context.live.epoch(shard));
+    for (shard, epoch) in context.live.shards().zip(join_all(epochs).await) {
         // From now on this server is being heard.
-        if context.live.epoch(shard).await?.is_new {
-            doubtful.insert(shard);
+        match epoch {
+            Ok(epoch) if epoch.is_new => drop(doubtful.insert(shard)),
+            Ok(_) => {}
+            Err(error) => outcome = Err(error.into()),
         }
     }
-    context.presence.restore_fence().await?;
-    for shard in context.live.shards() {
+    outcome = outcome.and(context.presence.restore_fence().await);
+    let held = join_all(context.live.shards().map(|shard| context.live.due(shard, 1))).await;
+    for (shard, due) in context.live.shards().zip(held) {
         // Done by whoever began the epoch, and by everyone where data are known to be lost.
-        if doubtful.contains(&shard) || !context.live.due(shard, 1).await?.held.is_zero() {
-            affirm(context, shard).await?;
+        let done = match due {
+            Ok(due) if doubtful.contains(&shard) || !due.held.is_zero() => affirm(context, shard).await,
+            Ok(_) => continue,
+            Err(error) => Err(error.into()),
+        };
+        if done.is_ok() {
             doubtful.remove(&shard);
         }
+        outcome = outcome.and(done);
     }
-    context.live.forget_the_gone().await?;
-    let reconciled = reconcile_once(context).await?;
-    if let Some(wait) = reconciled.too_early {
-        return Ok(wait);
-    }
+    outcome = outcome.and(context.live.forget_the_gone().await.map_err(PresenceError::from));
+    let reconciled = reconcile_once(context).await;
+    outcome?;
+    let reconciled = reconciled?;
     if reconciled.declared > 0 {
         tracing::warn!(count = reconciled.declared, "users whom Redis no longer knew were declared offline");
     }
-    Ok(ROUND)
+    Ok(reconciled.too_early.unwrap_or(ROUND))
 }
 
 /// One pass over those who are present: a server that came back with older data may call someone online who has left
-/// since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again.
+/// or gone away since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again. What is on
+/// its way to SQL meanwhile is told twice, and recorded once.
 async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     let mut place = None;
     loop {
         let (present, next) = context.live.seen(shard, place, CHUNK).await?;
         let ids: Vec<UserId> = present.into_iter().map(|(user, _)| user).collect();
         let accounts = context.store.accounts(&ids).await?;
-        let offline = accounts.iter().filter(|account| !account.mirror.is_online()).map(|account| account.id);
-        let unknown_to_sql: Vec<UserId> = offline.collect();
-        if !unknown_to_sql.is_empty() {
-            context.live.affirm(shard, &unknown_to_sql).await?;
+        let accounts: HashMap<UserId, OnlineStatus> =
+            accounts.into_iter().map(|account| (account.id, account.mirror)).collect();
+        let presences = context.live.read(&ids).await?;
+        let differs = |user: &UserId, presence: Option<Presence>| match (accounts.get(user), presence) {
+            (Some(mirror), Some(presence)) => *mirror != presence.status,
+            _ => false,
+        };
+        let other_in_sql: Vec<UserId> = ids
+            .into_iter()
+            .zip(presences)
+            .filter(|(user, presence)| differs(user, *presence))
+            .map(|(user, _)| user)
+            .collect();
+        if !other_in_sql.is_empty() {
+            context.live.affirm(shard, &other_in_sql).await?;
         }
         if next.is_none() {
             return Ok(());
@@ -114,15 +147,22 @@ async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     }
 }
 
-/// One pass over those whom SQL calls present.
+/// One pass over those whom SQL calls present. Those of shards that cannot be asked, or have not been heard for long enough,
+/// are left out.
+///
+/// # Errors
+/// Where a shard could not be asked, when all others are done.
 pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceError> {
     let mut reconciled = Reconciled::default();
-    for shard in context.live.shards() {
-        let epoch = context.live.epoch(shard).await?;
+    let (mut heard, mut outcome) = (BTreeSet::new(), Ok(()));
+    let epochs = context.live.shards().map(|shard| context.live.epoch(shard));
+    for (shard, epoch) in context.live.shards().zip(join_all(epochs).await) {
         // A millisecond more: a heartbeat on the epoch's very first one still counts on the last.
         let heard_enough = context.live.ttl() + Duration::from_millis(2);
-        if let Some(wait) = heard_enough.checked_sub(epoch.age).filter(|wait| !wait.is_zero()) {
-            reconciled.too_early = reconciled.too_early.max(Some(wait));
+        match epoch.map(|epoch| heard_enough.saturating_sub(epoch.age)) {
+            Ok(Duration::ZERO) => drop(heard.insert(shard)),
+            Ok(wait) => reconciled.too_early = reconciled.too_early.max(Some(wait)),
+            Err(error) => outcome = Err(error.into()),
         }
     }
     let mut after = 0;
@@ -131,20 +171,19 @@ pub async fn reconcile_once(context: &Context) -> Result<Reconciled, PresenceErr
         let Some(last) = page.last() else { break };
         after = last.user;
         reconciled.present_in_sql += page.len() as u64;
-        if reconciled.too_early.is_some() {
-            continue;
-        }
         let mut shards: HashMap<u32, Vec<(UserId, Option<Millis>)>> = HashMap::new();
         for row in page {
             shards.entry(context.live.shard_of(row.user)).or_default().push((row.user, row.last_seen));
         }
+        shards.retain(|shard, _| heard.contains(shard));
         for (shard, users) in shards {
-            match context.live.reconcile(shard, &users).await? {
-                Some(declared) => reconciled.declared += declared,
+            match context.live.reconcile(shard, &users).await {
+                Ok(Some(declared)) => reconciled.declared += declared,
                 // The server began yet another life meanwhile.
-                None => reconciled.too_early = Some(context.live.ttl()),
+                Ok(None) => reconciled.too_early = Some(context.live.ttl()),
+                Err(error) => outcome = Err(error.into()),
             }
         }
     }
-    Ok(reconciled)
+    outcome.map(|()| reconciled)
 }

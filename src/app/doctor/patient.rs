@@ -26,7 +26,8 @@ const HEARD_MORE: Duration = Duration::from_millis(2);
 /// The whole: Redis and SQL.
 pub(super) struct Patient<'a> {
     pub(super) context: &'a Context,
-    pub(super) server: Server,
+    /// Which server had each shard when it was met.
+    servers: Vec<Server>,
     /// For how long a token of an ended session may still come.
     access_ttl: Duration,
     /// The state of each shard when it was met.
@@ -44,15 +45,20 @@ pub(super) struct Waits {
 
 impl<'a> Patient<'a> {
     pub(super) async fn meet(context: &'a Context, access_ttl: Duration) -> anyhow::Result<Self> {
-        let server = patiently(async || context.live.server().await).await?;
-        let (mut stocks, mut unfenced) = (Vec::new(), HashSet::new());
+        let (mut servers, mut stocks, mut unfenced) = (Vec::new(), Vec::new(), HashSet::new());
         for shard in context.live.shards() {
+            let server = patiently(async || context.live.server(shard).await).await?;
             stocks.push(patiently(async || context.live.stock(shard, &server).await).await?);
             if patiently(async || context.live.fence(shard).await).await?.cursor.is_none() {
                 unfenced.insert(shard);
             }
+            servers.push(server);
         }
-        Ok(Self { context, server, access_ttl, stocks, unfenced })
+        Ok(Self { context, servers, access_ttl, stocks, unfenced })
+    }
+
+    fn server(&self, shard: u32) -> &Server {
+        &self.servers[shard as usize]
     }
 
     pub(super) fn stock(&self, shard: u32) -> &Stock {
@@ -74,12 +80,13 @@ impl<'a> Patient<'a> {
 
     /// Shards that have begun another life since they were met: all that they held then may be lost.
     pub(super) async fn reborn(&self, shards: &HashSet<u32>) -> anyhow::Result<HashSet<u32>> {
-        let server = patiently(async || self.context.live.server().await).await?;
-        if server.run_id != self.server.run_id {
-            return Ok(shards.clone());
-        }
         let mut reborn = HashSet::new();
         for shard in shards {
+            let server = patiently(async || self.context.live.server(*shard).await).await?;
+            if server.run_id != self.server(*shard).run_id {
+                reborn.insert(*shard);
+                continue;
+            }
             let stock = patiently(async || self.context.live.stock(*shard, &server).await).await?;
             if stock.heard_since != self.stock(*shard).heard_since {
                 reborn.insert(*shard);
@@ -183,7 +190,7 @@ impl<'a> Patient<'a> {
     /// What is suspicious about a shard as a whole, now.
     pub(super) async fn look_at_shard(&self, shard: u32) -> anyhow::Result<Vec<ShardTrouble>> {
         let live = &self.context.live;
-        let stock = patiently(async || live.stock(shard, &self.server).await).await?;
+        let stock = patiently(async || live.stock(shard, self.server(shard)).await).await?;
         let mut found: Vec<_> = stock
             .odd_keys
             .iter()
@@ -193,10 +200,10 @@ impl<'a> Patient<'a> {
             return Ok(found);
         }
         // A server that has only just come up is prepared by the first instance that reaches it.
-        let settled = self.server.uptime > live.ttl().min(LONG_WAIT);
+        let settled = self.server(shard).uptime > live.ttl().min(LONG_WAIT);
         if settled
             && patiently(async || live.fence(shard).await).await?.cursor.is_none()
-            && !patiently(async || live.fence_is_being_built().await).await?
+            && !patiently(async || live.fence_is_being_built(shard).await).await?
         {
             found.push(ShardTrouble::Unfenced { shard });
         }
@@ -228,7 +235,8 @@ impl<'a> Patient<'a> {
         let mut found = Vec::new();
         let beyond: Vec<u32> = (live.shards().end..MOST_SHARDS).collect();
         for chunk in beyond.chunks(64) {
-            let asked = chunk.iter().map(|shard| patiently(async || live.stock(*shard, &self.server).await));
+            let asked =
+                chunk.iter().map(|shard| patiently(async || live.stock(*shard, self.server(0)).await));
             let stocks = futures_util::future::try_join_all(asked).await?;
             found.extend(
                 chunk

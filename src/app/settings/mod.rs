@@ -24,8 +24,9 @@ pub struct Settings {
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub database_url: Option<Secret>,
 
-    /// redis://, rediss://, redis-sentinel:// or redis-cluster:// [default: a private redis-server child, its data in
-    /// the data folder]
+    /// redis://host:port, `redis-cluster://host:port?node=host:port&node=…` or
+    /// `redis-sentinel://host:port/0?sentinelServiceName=name&node=…`; rediss for TLS (docs/cluster.md) [default: a private
+    /// redis-server child, its data in the data folder]
     #[arg(long, env = "REDIS_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub redis_url: Option<Secret>,
 

@@ -170,7 +170,13 @@ impl Call {
             Self::Block { shard, moves, verdicts } => {
                 Reply::Count(live.block(*shard, moves, verdicts).await.unwrap())
             }
-            Self::BeginFence => Reply::Stands(live.begin_fence("model").await.unwrap()),
+            Self::BeginFence => {
+                let mut begun = true;
+                for shard in live.shards() {
+                    begun &= live.begin_fence(shard, "model").await.unwrap();
+                }
+                Reply::Stands(begun)
+            }
             Self::RaiseFence { shard, held } => {
                 let hold = if *held { Duration::from_millis(HOLD_MS.unsigned_abs()) } else { Duration::ZERO };
                 Reply::Stands(live.raise_fence(*shard, "0", "model", hold).await.unwrap())

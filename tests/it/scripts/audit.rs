@@ -104,7 +104,7 @@ async fn a_member_of_another_shard_is_a_stray() {
 #[tokio::test]
 async fn the_stock_tells_what_waits_and_with_whom() {
     let bench = Bench::start().await;
-    let server = bench.live.server().await.unwrap();
+    let server = bench.live.server(0).await.unwrap();
     let stock = bench.live.stock(0, &server).await.unwrap();
     assert_eq!((stock.entries, stock.oldest, stock.has_group, stock.pending), (0, None, false, 0));
     assert_eq!((stock.heard_since, stock.epoch()), (None, None));
@@ -134,7 +134,7 @@ async fn the_stock_tells_what_waits_and_with_whom() {
 #[tokio::test]
 async fn keys_of_another_type_are_named() {
     let bench = Bench::start().await;
-    let server = bench.live.server().await.unwrap();
+    let server = bench.live.server(0).await.unwrap();
     assert!(bench.live.stock(0, &server).await.unwrap().odd_keys.is_empty());
     bench.redis.cli(&["SET", LIVE, "x"]);
     bench.redis.cli(&["SET", STREAM, "x"]);
@@ -175,11 +175,11 @@ async fn a_visitor_notes_nothing_and_learns_the_number_of_shards() {
     let live = super::live_set(&redis, "visitor", 1);
     assert_eq!(live.visit().await.unwrap(), None);
     assert_eq!(redis.cli(&["DBSIZE"]), "0");
-    assert!(live.server().await.is_ok(), "the gate is open");
+    assert!(live.server(0).await.is_ok(), "the gate is open");
     redis.cli(&["SET", "presence:{0}:shards", "4"]);
     let other = super::live_set(&redis, "other", 1);
     assert_eq!(other.visit().await.unwrap(), Some(4));
-    assert!(other.server().await.is_err(), "everyone would be looked for in the wrong place");
+    assert!(other.server(0).await.is_err(), "everyone would be looked for in the wrong place");
 }
 
 #[tokio::test]

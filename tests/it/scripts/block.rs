@@ -42,21 +42,24 @@ async fn an_overtaken_answer_changes_nothing() {
 #[tokio::test]
 async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
     let bench = Bench::unfenced().await;
-    assert!(bench.live.begin_fence("one").await.unwrap());
-    assert!(!bench.live.begin_fence("two").await.unwrap(), "one builds at a time");
-    assert!(bench.live.renew_fence("one").await.unwrap() && !bench.live.renew_fence("two").await.unwrap());
+    assert!(bench.live.begin_fence(0, "one").await.unwrap());
+    assert!(!bench.live.begin_fence(0, "two").await.unwrap(), "one builds at a time");
+    assert!(
+        bench.live.renew_fence(&[0], "one").await.unwrap()
+            && !bench.live.renew_fence(&[0], "two").await.unwrap()
+    );
     bench.redis.cli(&["FLUSHALL"]);
-    assert!(!bench.live.renew_fence("one").await.unwrap());
+    assert!(!bench.live.renew_fence(&[0], "one").await.unwrap());
     assert!(!bench.live.raise_fence(0, "5", "one", Duration::ZERO).await.unwrap());
     assert_eq!(bench.live.fence(0).await.unwrap().cursor, None);
-    assert!(bench.live.begin_fence("three").await.unwrap());
+    assert!(bench.live.begin_fence(0, "three").await.unwrap());
     for _ in 0..2 {
         assert!(bench.live.raise_fence(0, "5", "three", Duration::ZERO).await.unwrap());
     }
     bench.live.end_fence("another's").await.unwrap();
-    assert!(bench.live.fence_is_being_built().await.unwrap());
+    assert!(bench.live.fence_is_being_built(0).await.unwrap());
     bench.live.end_fence("three").await.unwrap();
-    assert!(!bench.live.fence_is_being_built().await.unwrap());
+    assert!(!bench.live.fence_is_being_built(0).await.unwrap());
     assert!(bench.live.move_fence(0, "5", "6").await.unwrap());
     assert!(!bench.live.move_fence(0, "5", "7").await.unwrap(), "someone else has moved it");
     assert_eq!(bench.live.fence(0).await.unwrap().cursor.as_deref(), Some("6"));

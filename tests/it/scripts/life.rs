@@ -51,7 +51,7 @@ async fn in_another_life_nobody_becomes_present_and_nothing_is_claimed_but_the_p
 #[tokio::test]
 async fn on_hold_nothing_is_claimed_and_who_comes_back_was_never_gone() {
     let bench = Bench::unfenced().await;
-    assert!(bench.live.begin_fence("bench").await.unwrap());
+    assert!(bench.live.begin_fence(0, "bench").await.unwrap());
     assert!(bench.live.raise_fence(0, "0", "bench", Duration::from_mins(2)).await.unwrap());
     for user in [7, 8] {
         bench.beat(user, "phone", Online).await;

@@ -46,7 +46,7 @@ impl Bench {
     }
 
     pub async fn raise_fence(&self) {
-        assert!(self.live.begin_fence("bench").await.unwrap());
+        assert!(self.live.begin_fence(0, "bench").await.unwrap());
         assert!(self.live.raise_fence(0, "0", "bench", Duration::ZERO).await.unwrap());
         self.live.end_fence("bench").await.unwrap();
     }

@@ -1,6 +1,7 @@
 //! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
 
 mod blocked;
+mod cluster;
 mod commands;
 mod crowd;
 mod degraded;

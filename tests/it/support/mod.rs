@@ -5,6 +5,8 @@
 //! | [`tether`] | a child process that ends when its test ends, however that ends |
 //! | [`postgres`] | a fresh database per test on one private server, or a server of the test's own |
 //! | [`redis`] | a private redis-server per test |
+//! | [`cluster`] | a private Redis Cluster of six nodes |
+//! | [`sentinel`] | a private Redis with replicas and sentinels |
 //! | [`process`] | the real `presenced` binary |
 //! | [`http`] | a client for its API |
 //! | [`mint`] | access tokens minted elsewhere |
@@ -23,6 +25,7 @@
 
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
+pub mod cluster;
 pub mod dice;
 pub mod http;
 pub mod metrics;
@@ -34,6 +37,7 @@ pub mod provider;
 pub mod proxy;
 pub mod python;
 pub mod redis;
+pub mod sentinel;
 pub mod session;
 pub mod sql;
 pub mod tether;
