@@ -304,7 +304,7 @@ mod tests {
             assert_eq!(signed_in.account, ada);
             assert_eq!(identity.verify_access(&signed_in.tokens.access), Ok(signed_in.session.clone()));
             assert_eq!(identity.verify_access(&signed_in.tokens.refresh), Err(TokenError::Kind));
-            assert_eq!(signed_in.session.sid.unwrap().as_str().len(), 22);
+            assert_eq!(signed_in.session.sid.unwrap().as_str().len(), 10);
         }
         let sessions = identity.sessions(ada.id).await.unwrap();
         assert_eq!(sessions.len(), 3);
