@@ -4,6 +4,7 @@
 //! is bounded; beyond it a heartbeat is refused, never piled up. Keeps invariant 2: no SQL here.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -86,24 +87,22 @@ async fn work(
     batch_sizes: Histogram,
 ) {
     let places = Arc::new(Semaphore::new(BEHIND_A_FENCE));
-    let mut batch = Batch::with_capacity(MAX_BATCH);
     let mut arrived = Vec::with_capacity(MAX_BATCH);
-    while waiting.recv_many(&mut arrived, MAX_BATCH).await > 0 {
-        super::drill::drill("group_commit");
-        let now = Instant::now();
-        for Waiting { beat, answer, since } in arrived.drain(..) {
-            if now.duration_since(since) > MAX_WAIT {
-                let _ = answer.send(Err(too_late()));
-            } else if !answer.is_closed() {
-                // A client that has given up needs no call.
-                batch.push(beat, answer);
-            }
+    let mut settled = Settled::default();
+    loop {
+        if waiting.is_empty() {
+            settled.answer();
         }
+        if waiting.recv_many(&mut arrived, MAX_BATCH).await == 0 {
+            return;
+        }
+        super::drill::drill("group_commit");
+        let batch = Batch::of(arrived.drain(..));
         if batch.beats.is_empty() {
             continue;
         }
         batch_sizes.observe(f64::from(u16::try_from(batch.beats.len()).unwrap_or(u16::MAX)));
-        let unfenced = batch.commit(shard, &live).await;
+        let unfenced = batch.commit(shard, &live, &mut settled).await;
         if !unfenced.beats.is_empty()
             && let Ok(place) = places.clone().try_acquire_owned()
         {
@@ -116,7 +115,50 @@ async fn work(
     }
 }
 
+/// Answers that are there and have not been given. Redis gets its next call first: to wake a client's task and write to its
+/// socket takes longer than Redis needs for a heartbeat, and it would be idle for as long as that takes for a whole batch.
+#[derive(Default)]
+struct Settled(Vec<(oneshot::Sender<Answer>, Answer)>);
+
+impl Settled {
+    fn add(&mut self, to: oneshot::Sender<Answer>, answer: Answer) {
+        self.0.push((to, answer));
+    }
+
+    fn answer(&mut self) {
+        for (to, answer) in self.0.drain(..) {
+            let _ = to.send(answer);
+        }
+    }
+
+    /// Begins a call, which sends it off, and gives the answers while it is under way.
+    async fn answer_during<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let mut call = std::pin::pin!(call);
+        let begun = futures_util::poll!(&mut call);
+        self.answer();
+        match begun {
+            Poll::Ready(reply) => reply,
+            Poll::Pending => call.await,
+        }
+    }
+}
+
 impl Batch {
+    /// Those of whom an answer is still expected, and in time.
+    fn of(arrived: impl ExactSizeIterator<Item = Waiting>) -> Self {
+        let now = Instant::now();
+        let mut batch = Self::with_capacity(arrived.len());
+        for Waiting { beat, answer, since } in arrived {
+            if now.duration_since(since) > MAX_WAIT {
+                let _ = answer.send(Err(too_late()));
+            } else if !answer.is_closed() {
+                // A client that has given up needs no call.
+                batch.push(beat, answer);
+            }
+        }
+        batch
+    }
+
     fn with_capacity(most: usize) -> Self {
         Self { beats: Vec::with_capacity(most), answers: Vec::with_capacity(most) }
     }
@@ -126,36 +168,36 @@ impl Batch {
         self.answers.push(answer);
     }
 
-    fn drain(&mut self) -> impl Iterator<Item = (Heartbeat, oneshot::Sender<Answer>)> {
-        self.beats.drain(..).zip(self.answers.drain(..))
+    fn into_parts(self) -> impl Iterator<Item = (Heartbeat, oneshot::Sender<Answer>)> {
+        self.beats.into_iter().zip(self.answers)
     }
 
-    /// Has the batch recorded, and answers all but those for whom the fence must stand first, whom it returns. Whoever
-    /// merely stays present is answered before the others are looked at.
-    async fn commit(&mut self, shard: u32, live: &LiveSet) -> Self {
+    /// Has the batch recorded and its answers settled; returns those for whom the fence must stand first. Whoever merely
+    /// stays present is answered before the others are looked at.
+    async fn commit(self, shard: u32, live: &LiveSet, settled: &mut Settled) -> Self {
         let mut arriving = Self::default();
-        match live.heartbeat(shard, &self.beats).await {
+        match settled.answer_during(live.heartbeat(shard, &self.beats)).await {
             Ok((at, renewed)) => {
-                for ((beat, answer), renewed) in self.drain().zip(renewed) {
+                for ((beat, answer), renewed) in self.into_parts().zip(renewed) {
                     match renewed {
-                        Some(status) => drop(answer.send(Ok(Beat { status, last_seen: at }))),
+                        Some(status) => settled.add(answer, Ok(Beat { status, last_seen: at })),
                         None => arriving.push(beat, answer),
                     }
                 }
             }
             Err(error) => self.fail(|| PresenceError::from(&error)),
         }
-        if arriving.beats.is_empty() { arriving } else { arriving.arrive(shard, live).await }
+        if arriving.beats.is_empty() { arriving } else { arriving.arrive(shard, live, settled).await }
     }
 
     /// The second half of [`Self::commit`].
-    async fn arrive(mut self, shard: u32, live: &LiveSet) -> Self {
+    async fn arrive(self, shard: u32, live: &LiveSet, settled: &mut Settled) -> Self {
         let mut unfenced = Self::default();
-        match live.arrive(shard, &self.beats).await {
+        match settled.answer_during(live.arrive(shard, &self.beats)).await {
             Ok((at, outcomes)) => {
-                for ((beat, answer), outcome) in self.drain().zip(outcomes) {
+                for ((beat, answer), outcome) in self.into_parts().zip(outcomes) {
                     match settle(at, outcome) {
-                        Some(settled) => drop(answer.send(settled)),
+                        Some(outcome) => settled.add(answer, outcome),
                         None => unfenced.push(beat, answer),
                     }
                 }
@@ -166,7 +208,7 @@ impl Batch {
     }
 
     /// Redis has lost its data: nobody comes online before the fence stands again. These wait for it, and no others.
-    async fn commit_behind_a_fence(mut self, shard: u32, live: LiveSet, fence: FenceKeeper) {
+    async fn commit_behind_a_fence(self, shard: u32, live: LiveSet, fence: FenceKeeper) {
         let late = Instant::now() + HEARTBEAT_PATIENCE;
         let stands = timeout_at(late, fence.stand(shard)).await.unwrap_or_else(|_| Err(too_late()));
         if let Err(error) = stands {
@@ -176,23 +218,24 @@ impl Batch {
             });
         }
         let mut still_there = Self::default();
-        for (beat, answer) in self.drain().filter(|(_, answer)| !answer.is_closed()) {
+        for (beat, answer) in self.into_parts().filter(|(_, answer)| !answer.is_closed()) {
             still_there.push(beat, answer);
         }
         if still_there.beats.is_empty() {
             return;
         }
+        let mut settled = Settled::default();
         // Where time runs out in here, the answers are dropped, and that is an answer too.
-        if let Ok(mut unfenced) = timeout_at(late, still_there.arrive(shard, &live)).await {
+        if let Ok(unfenced) = timeout_at(late, still_there.arrive(shard, &live, &mut settled)).await {
             unfenced.fail(|| {
                 PresenceError::RedisUnavailable("it has lost its data and is being prepared".into())
             });
         }
+        settled.answer();
     }
 
-    fn fail(&mut self, error: impl Fn() -> PresenceError) {
-        self.beats.clear();
-        for answer in self.answers.drain(..) {
+    fn fail(self, error: impl Fn() -> PresenceError) {
+        for answer in self.answers {
             let _ = answer.send(Err(error()));
         }
     }
