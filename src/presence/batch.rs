@@ -90,7 +90,8 @@ async fn work(
     let mut arrived = Vec::with_capacity(MAX_BATCH);
     let mut settled = Settled::default();
     loop {
-        if waiting.is_empty() {
+        // The fewer wait, the more the next call should be shared by those who are answered now.
+        if waiting.len() < MAX_BATCH {
             settled.answer();
         }
         if waiting.recv_many(&mut arrived, MAX_BATCH).await == 0 {
@@ -115,8 +116,9 @@ async fn work(
     }
 }
 
-/// Answers that are there and have not been given. Redis gets its next call first: to wake a client's task and write to its
-/// socket takes longer than Redis needs for a heartbeat, and it would be idle for as long as that takes for a whole batch.
+/// Answers that are there and have not been given. Where a whole batch waits already, Redis gets it first: to wake a client's
+/// task and write to its socket takes longer than Redis needs for a heartbeat, and it would be idle for as long as that takes
+/// for a whole batch.
 #[derive(Default)]
 struct Settled(Vec<(oneshot::Sender<Answer>, Answer)>);
 

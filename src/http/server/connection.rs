@@ -50,7 +50,8 @@ impl Speaker {
     pub(super) fn new(front: Front, tls: Option<TlsAcceptor>) -> Self {
         let mut http1 = http1::Builder::new();
         // The patience covers it, without a timer for each request.
-        http1.header_read_timeout(None).max_buf_size(MAX_HEAD);
+        // One buffer for head and body: a heartbeat's answer is small, and a list's is copied sooner than it is sent.
+        http1.header_read_timeout(None).max_buf_size(MAX_HEAD).writev(false);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         // hyper's defaults bound resets (CVE-2023-44487) and frames of headers that go on and on.
         http2
