@@ -16,9 +16,9 @@ use crate::live::{Heartbeat, HeartbeatOutcome, LiveSet};
 use crate::metrics::Histogram;
 use crate::model::Millis;
 
-/// Heartbeats in one call: about 1 ms of Redis's time.
+/// Heartbeats in one call: some 1.5 ms of Redis's time.
 const MAX_BATCH: usize = 256;
-/// Heartbeats that may wait for one shard: about 150 ms of work.
+/// Heartbeats that may wait for one shard: some 200 ms of work.
 const QUEUE: usize = 32_768;
 /// Whoever has waited so long behind a slow call gets 503 instead of another: a call may take 1.5 s, and API.md allows 2 s in
 /// all. So no heartbeat needs a timer of its own.
