@@ -22,12 +22,12 @@ local letters, moves, n = {}, {}, 0
 local left
 for i = 1, #words do
   local key, user, field = keys[3 + i], args[1 + 2 * i], args[2 + 2 * i]
-  -- Another type of key gives an error, which has none of the three.
-  local have = pcall('HMGET', key, 'status', field, 'admin')
-  local was, before, lent = have[1], have[2], have[3]
+  -- Another type of key gives an error, which has neither. A presence that was lent has no session.
+  local have = pcall('HMGET', key, 'status', field)
+  local was, before = have[1], have[2]
   local word, letter = sub(words, i, i), '-'
   -- Whoever was left to arrive in this batch stays behind it.
-  if before and not lent and not (left and left[key]) then
+  if before and not (left and left[key]) then
     local said = SAID[word]
     if word == 't' and tonumber(match(before, '^%d+')) + ttl_ms >= now then
       said = match(before, 'away$') or 'online'

@@ -1,4 +1,4 @@
--- The sessions inside a presence key: fields `s:<sid>` (and `admin`, a presence that an administrator lent). A value is
+-- The sessions inside a presence key: fields `s:<sid>` (or `admin` alone, a presence that an administrator lent). A value is
 -- the session's last heartbeat in ms, followed by ` away` where its last word was away.
 
 local function is_session(field)

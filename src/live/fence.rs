@@ -8,6 +8,7 @@
 //! whether all is there. What is whole is taken over; otherwise the fence is built anew, and where later data are known to
 //! have been there the deadlines wait for a TTL, for they may have been overtaken.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fred::interfaces::{KeysInterface, SetsInterface};
@@ -21,7 +22,7 @@ use crate::model::{Millis, SessionId, UserId};
 
 /// How long a builder may be silent before another begins anew.
 const BUILDING_MS: i64 = 2_000;
-/// Sessions ended in one go.
+/// Sessions ended in one call: some 2 ms of Redis's time.
 const AT_ONCE: usize = 256;
 
 /// The state of a shard's fence.
@@ -250,15 +251,20 @@ impl LiveSet {
         Ok((blocked??, ended?? && sid.is_some()))
     }
 
-    /// Ends sessions that SQL knows to have ended, many at a time; for a rebuild. Where a shard cannot be told, the others
-    /// are all the same.
+    /// Ends sessions that SQL knows to have ended, many in one call. Where a shard cannot be told, the others are all the same.
     pub async fn end_again(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
-        let mut outcome = Ok(());
-        for chunk in sessions.chunks(AT_ONCE) {
-            let leaving = chunk.iter().map(|(user, sid)| self.leave_by(&self.back, *user, sid, Millis(0)));
-            let left: Result<()> = futures_util::future::join_all(leaving).await.into_iter().collect();
-            outcome = outcome.and(left);
+        let mut shards: BTreeMap<u32, Vec<(UserId, SessionId)>> = BTreeMap::new();
+        for (user, sid) in sessions {
+            shards.entry(self.shard_of(*user)).or_default().push((*user, sid.clone()));
         }
-        outcome
+        let told = shards.iter().map(|(shard, sessions)| {
+            Box::pin(async move {
+                for chunk in sessions.chunks(AT_ONCE) {
+                    self.leave_by(&self.back, *shard, chunk, Millis(0)).await?;
+                }
+                Ok(())
+            })
+        });
+        futures_util::future::join_all(told).await.into_iter().collect()
     }
 }

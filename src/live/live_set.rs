@@ -201,28 +201,28 @@ impl LiveSet {
     /// Its tokens are refused for as long as an access token lives, and at least until `expires_at`: one minted elsewhere, or
     /// under a former setting, may live longer.
     pub async fn leave(&self, user: UserId, sid: &SessionId, expires_at: Millis) -> Result<()> {
-        self.leave_by(&self.front, user, sid, expires_at).await
+        let session = (user, sid.clone());
+        self.leave_by(&self.front, self.shard_of(user), std::slice::from_ref(&session), expires_at).await
     }
 
+    /// Ends sessions of one shard.
     pub(super) async fn leave_by(
         &self,
         link: &Link,
-        user: UserId,
-        sid: &SessionId,
+        shard: u32,
+        sessions: &[(UserId, SessionId)],
         expires_at: Millis,
     ) -> Result<()> {
-        let keys = Keys::of(self.shard_of(user));
+        let keys = Keys::of(shard);
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
-        let _: i64 = named::leave
+        let _: Vec<i64> = named::leave
             .run(link, || {
-                let names = vec![keys.live(), keys.transitions(), keys.user(user), keys.ended(Some(sid))];
-                let args = vec![
-                    user.into(),
-                    sid.as_str().into(),
-                    self.ttl_ms().into(),
-                    ended_ttl_ms.into(),
-                    expires_at.0.into(),
-                ];
+                let mut names = vec![keys.live(), keys.transitions()];
+                let mut args: Vec<Value> = vec![self.ttl_ms().into(), ended_ttl_ms.into()];
+                for (user, sid) in sessions {
+                    names.extend([keys.user(*user), keys.ended(Some(sid))]);
+                    args.extend([(*user).into(), sid.as_str().into(), expires_at.0.into()]);
+                }
                 (names, args)
             })
             .await?;

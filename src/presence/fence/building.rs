@@ -12,7 +12,7 @@ use crate::presence::random_token;
 use crate::store::ChangeCursor;
 
 /// Sessions ended again between two renewals of a building.
-const ENDED_AT_ONCE: usize = 500;
+const ENDED_AT_ONCE: usize = 4_096;
 /// Between two looks at a fence that somebody else builds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Between two renewals of a building that is under way; it lapses after some seconds.

@@ -55,6 +55,12 @@ impl Kind {
         Self::CutPostgresMidCommand,
     ];
 
+    /// The fault of this name, as it is written here.
+    pub fn named(name: &str) -> Self {
+        let found = Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name);
+        found.unwrap_or_else(|| panic!("KINDS names '{name}', which is none of {:?}", Self::ALL))
+    }
+
     const fn aftermath_ms(self) -> i64 {
         match self {
             Self::FlushScripts | Self::MuteEvents => 0,

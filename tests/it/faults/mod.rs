@@ -11,7 +11,8 @@
 //! | [`check`] | what must be true afterwards |
 //!
 //! A few rounds run with the other tests. `make faults ROUNDS=500` goes on for as long as that takes, from a seed that it
-//! prints; `make faults SEED=…` repeats a round's choices (not its timing: the machine has its own).
+//! prints; `make faults SEED=…` repeats a round's choices (not its timing: the machine has its own), and
+//! `make faults KINDS=KillRedis,CutClients` has these befall each round instead of what its seed draws.
 
 mod check;
 mod crowd;
@@ -32,8 +33,18 @@ use self::world::{TTL, USERS, World};
 use crate::support::dice::Dice;
 use crate::support::mint::access_token;
 
+/// How late a transition may be where nothing is wrong, ms: in a round that has the machine to itself, and beside other tests.
+const ALONE_MS: i64 = 1_000;
+const BESIDE_MS: i64 = 3_000;
+
 /// A round's faults, drawn from its seed where they are not given.
-async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>) -> Result<String, String> {
+async fn round(
+    world: &mut World,
+    number: u64,
+    seed: u64,
+    kinds: Option<&[Kind]>,
+    punctual_ms: i64,
+) -> Result<String, String> {
     let mut dice = Dice::new(seed);
     let before = world.last_row().await;
     let stage = begin(world, number).await;
@@ -78,8 +89,6 @@ async fn round(world: &mut World, number: u64, seed: u64, kinds: Option<&[Kind]>
     faults.extend(stalls);
     let rows = world.rows_after(before).await;
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
-    // With the other tests beside it a round has not the machine to itself.
-    let punctual_ms = if kinds.is_some() { 3_000 } else { 1_000 };
     let terms = Terms { ttl_ms, punctual_ms, faults };
     let mut checked = Checked::default();
     for (user, told) in &mut ledger {
@@ -210,7 +219,7 @@ async fn rounds(seed: u64, plan: &[&[Kind]]) {
     let mut world = World::start().await;
     for (index, kinds) in plan.iter().enumerate() {
         let number = index as u64;
-        match round(&mut world, number, seed + number, Some(kinds)).await {
+        match round(&mut world, number, seed + number, Some(kinds), BESIDE_MS).await {
             Ok(report) => println!("{report}"),
             Err(report) => panic!("{report}"),
         }
@@ -246,14 +255,16 @@ async fn nothing_is_lost_doubled_late_or_risen_when_redis_fails() {
 async fn faults_at_random_instants() {
     let seed = number("SEED").unwrap_or_else(|| u64::try_from(now()).unwrap());
     let count = number("ROUNDS").unwrap_or(10);
+    let kinds = std::env::var("KINDS").ok().filter(|names| !names.is_empty());
+    let kinds: Option<Vec<Kind>> = kinds.map(|names| names.split(',').map(Kind::named).collect());
     println!("SEED={seed} ROUNDS={count}");
     let mut world = World::start().await;
     let mut failed = Vec::new();
     for index in 0..count {
-        match round(&mut world, index, seed + index, None).await {
+        match round(&mut world, index, seed + index, kinds.as_deref(), ALONE_MS).await {
             Ok(report) => println!("{report}"),
             Err(report) => {
-                println!("FAILED {report}");
+                println!("FAILED {report}\n{}", world.said());
                 failed.push(seed + index);
                 // The next round begins on a clean slate.
                 world = World::start().await;

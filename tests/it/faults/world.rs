@@ -155,6 +155,12 @@ impl World {
             .collect()
     }
 
+    /// What the instances and Redis have logged.
+    pub fn said(&self) -> String {
+        let instances = self.instances.iter().map(|one| format!("presenced {}\n{}", one.pid(), one.stderr()));
+        instances.chain([self.redis.output()]).collect()
+    }
+
     /// The newest row of the history.
     pub async fn last_row(&self) -> i64 {
         self.sql.number("SELECT coalesce(max(id), 0)::text FROM presence_transitions").await

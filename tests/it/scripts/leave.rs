@@ -125,3 +125,24 @@ async fn on_the_deadlines_last_millisecond_no_key_without_a_ttl_is_left() {
     assert!(!bench.exists(7));
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 away logout"]);
 }
+
+#[tokio::test]
+async fn hundreds_of_sessions_end_in_a_few_calls() {
+    let bench = Bench::start().await;
+    for user in 1..=3 {
+        bench.beat(user, &format!("phone{user}"), Online).await;
+    }
+    bench.beat(2, "laptop", Online).await;
+    // Some were there, most were not, and one comes twice, in another call.
+    let mut sessions: Vec<_> = (1..=700).map(|user| (user, sid(&format!("phone{user}")))).collect();
+    sessions.push((1, sid("phone1")));
+    bench.redis.cli(&["CONFIG", "RESETSTAT"]);
+    bench.live.end_again(&sessions).await.unwrap();
+    assert_eq!([1, 2, 3].map(|user| bench.exists(user)), [false, true, false]);
+    assert_eq!(bench.transitions()[3..], ["1 offline logout", "3 offline logout"]);
+    let marks = bench.redis.cli(&["--raw", "KEYS", "presence:{0}:ended:*"]);
+    assert_eq!(marks.lines().count(), 700);
+    let calls = bench.redis.cli(&["INFO", "commandstats"]);
+    let calls = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+    assert!(calls.starts_with("3,") || calls.starts_with("4,"), "{calls}");
+}

@@ -153,11 +153,17 @@ impl RedisServer {
     }
 }
 
-/// The id of the process that answers on this port, if that is a Redis which has loaded its data.
+/// The id of the process that answers on this port, if that is a Redis which has loaded its data: `INFO` is answered before,
+/// `PING` is not.
 async fn serving_process(port: u16) -> std::io::Result<u32> {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await?);
-    stream.write_all(b"INFO server\r\n").await?;
+    stream.write_all(b"PING\r\nINFO server\r\n").await?;
     let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    if line.starts_with("-LOADING") {
+        return Err(std::io::Error::other(line));
+    }
+    line.clear();
     stream.read_line(&mut line).await?;
     let length = line.trim().strip_prefix('$').and_then(|length| length.parse().ok());
     let Some(length) = length else { return Err(std::io::Error::other(line)) };
