@@ -5,14 +5,31 @@
 -- Reply now_ms, how many are present, then for each user two numbers: 0 offline, 1 online, 2 away; the last heartbeat in ms
 --       (0 where offline)
 -- Appends nothing; reads never write.
--- Cost  O(log n), and O(sessions) a user
+-- Cost  O(log n), and O(sessions) a user: one command for each, and another for who has several
 local live = KEYS[1]
 local now = now_ms()
 local CODES = { online = 1, away = 2 }
-local reply = { now, redis.call('ZCOUNT', live, now, '+inf') }
+
+-- The value of a presence's only session; nil where it has several, or holds something else. It lives as long as its key.
+local function only_session(flat)
+  if #flat ~= 6 then return nil end
+  for i = 1, 5, 2 do
+    if is_session(flat[i]) then return flat[i + 1] end
+  end
+end
+
+local function read(key)
+  local flat = redis.pcall('HGETALL', key)
+  if flat.err or #flat == 0 then return 0, 0 end
+  local value = only_session(flat)
+  if value then return CODES[session_status(value)], session_seen(value) or 0 end
+  local found = survey(key, now)
+  return found.status and CODES[found.status] or 0, found.latest
+end
+
+local reply, n = { now, redis.call('ZCOUNT', live, now, '+inf') }, 2
 for i = 2, #KEYS do
-  local found = survey(KEYS[i], now)
-  reply[#reply + 1] = found.status and CODES[found.status] or 0
-  reply[#reply + 1] = found.latest
+  reply[n + 1], reply[n + 2] = read(KEYS[i])
+  n = n + 2
 end
 return reply

@@ -1,7 +1,8 @@
 //! The group commit: what heartbeats wait while a call is under way go out together in the next one.
 //!
-//! One queue a shard, one call in flight a queue: an idle service adds no wait, a busy one shares its round trips. A queue
-//! is bounded; beyond it a heartbeat is refused, never piled up. Keeps invariant 2: no SQL here.
+//! One queue a shard, one call in flight a queue: an idle service adds no wait, a busy one shares its round trips, and lets
+//! whoever is about to come along come along. A queue is bounded; beyond it a heartbeat is refused, never piled up. Keeps
+//! invariant 2: no SQL here.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,6 +19,9 @@ use crate::model::Millis;
 
 /// Heartbeats in one call: some 1.5 ms of Redis's time.
 const MAX_BATCH: usize = 256;
+/// For how long a batch may grow once there is something in it. It stops as soon as nobody comes along, which in an idle
+/// service is at once.
+const GROWS: Duration = Duration::from_millis(1);
 /// Heartbeats that may wait for one shard: some 200 ms of work.
 const QUEUE: usize = 32_768;
 /// Whoever has waited so long behind a slow call gets 503 instead of another: a call may take 1.5 s, and API.md allows 2 s in
@@ -97,6 +101,7 @@ async fn work(
         if waiting.recv_many(&mut arrived, MAX_BATCH).await == 0 {
             return;
         }
+        grow(&mut arrived, &mut waiting).await;
         super::drill::drill("group_commit");
         let batch = Batch::of(arrived.drain(..));
         if batch.beats.is_empty() {
@@ -112,6 +117,25 @@ async fn work(
                 again.await;
                 drop(place);
             });
+        }
+    }
+}
+
+/// A call costs Redis and this process the same however little it holds, so those who are at the door are waited for: the
+/// other tasks that are ready have their turn, some of which read a heartbeat, for as long as that makes the batch larger.
+/// Without it small batches keep themselves small: they are answered soon, and the next call leaves with who came meanwhile.
+async fn grow(arrived: &mut Vec<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) {
+    let until = Instant::now() + GROWS;
+    while arrived.len() < MAX_BATCH {
+        tokio::task::yield_now().await;
+        let before = arrived.len();
+        while arrived.len() < MAX_BATCH
+            && let Ok(one) = waiting.try_recv()
+        {
+            arrived.push(one);
+        }
+        if arrived.len() == before || Instant::now() >= until {
+            return;
         }
     }
 }

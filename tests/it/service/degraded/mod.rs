@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`redis`] | Redis, dead or hung, under load |
 //! | [`refused`] | Redis answers, but takes no writes: read-only, or out of memory |
+//! | [`slow`] | nothing: Redis answers, but slowly |
 //! | [`sql`] | SQL, dead or hung, under load |
 
 pub mod crowd;
 mod redis;
 mod refused;
+mod slow;
 mod sql;
 
 use std::time::Duration;
