@@ -102,7 +102,7 @@ impl Front {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(peer);
                 // A router is always ready, and has no errors.
-                let answering = router.clone().call(request);
+                let answering = Box::pin(router.clone().call(request));
                 let answered = caught(&method, uri.path(), answering).await;
                 answered.map_or_else(panicked, |Ok(response)| response.map(Either::Right))
             }
@@ -124,13 +124,19 @@ fn is_heartbeat<B>(request: &Request<B>) -> bool {
 }
 
 /// What comes of it, or `None` after a panic. Nothing of a request outlives it but the state, whose locks poison themselves.
-async fn caught<T>(method: &Method, path: &str, answering: impl Future<Output = T>) -> Option<T> {
-    let answered = AssertUnwindSafe(answering).catch_unwind().await;
-    answered
-        .inspect_err(|panic| {
-            tracing::error!(%method, path, reason = text(&**panic), "a handler panicked");
-        })
-        .ok()
+/// No `async fn`, which would have room for `answering` twice: before it begins, and while it is under way.
+fn caught<T>(
+    method: &Method,
+    path: &str,
+    answering: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
+    AssertUnwindSafe(answering).catch_unwind().map(move |answered| {
+        answered
+            .inspect_err(|panic| {
+                tracing::error!(%method, path, reason = text(&**panic), "a handler panicked");
+            })
+            .ok()
+    })
 }
 
 fn panicked() -> Response<AnswerBody> {

@@ -42,9 +42,12 @@ where
 {
     let who = bearer(state, request.headers())?;
     let word = if request.body().is_end_stream() {
+        drop(request);
         HeartbeatWord::Online
     } else {
-        let OptionalJsonBody(body) = OptionalJsonBody::from_request(request.map(Body::new), &()).await?;
+        // Elsewhere, for most have none.
+        let read = Box::pin(OptionalJsonBody::from_request(request.map(Body::new), &()));
+        let OptionalJsonBody(body) = read.await?;
         word(&body)?
     };
     Ok(rendered(state.presence.heartbeat(&who, word).await.map_err(of_caller)?))

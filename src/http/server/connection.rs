@@ -38,7 +38,6 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 const PING: Duration = Duration::from_secs(20);
 
 /// What all connections share.
-#[derive(Clone)]
 pub(super) struct Speaker {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -70,14 +69,32 @@ impl Speaker {
     }
 
     /// Serves a connection to its end, or until the watcher says that it should come to one.
-    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr, watch: Arc<Watch>, ending: Watcher) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        watch: Arc<Watch>,
+        ending: Watcher,
+    ) {
         // An answer is one small write: Nagle would only hold it back.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
-        let Some(tls) = &self.tls else {
-            return self.speak_http1(stream, peer, watch, ending).await;
-        };
+        match &self.tls {
+            None => self.speak_http1(stream, peer, watch, ending).await,
+            // Elsewhere, so that connections in clear text, of which there may be very many, have no room for it.
+            Some(tls) => Box::pin(self.speak_over_tls(tls, stream, peer, watch, ending)).await,
+        }
+    }
+
+    async fn speak_over_tls(
+        &self,
+        tls: &TlsAcceptor,
+        stream: TcpStream,
+        peer: SocketAddr,
+        watch: Arc<Watch>,
+        ending: Watcher,
+    ) {
         let stream = match tls.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, %peer, "a TLS handshake failed"),

@@ -55,7 +55,7 @@ pub async fn serve(
     grace: Duration,
 ) {
     let Doors { tls, max_connections, patience } = doors;
-    let speaker = Speaker::new(front, tls.as_ref().map(Tls::acceptor));
+    let speaker = Arc::new(Speaker::new(front, tls.as_ref().map(Tls::acceptor)));
     let (clock, connections) = (Clock::default(), GracefulShutdown::new());
     let mut held = Held::new(max_connections);
     let mut waiting: Option<(TcpStream, SocketAddr)> = None;

@@ -356,3 +356,19 @@ async fn whoever_holds_back_a_body_is_displaced_like_whoever_holds_back_a_head()
         assert!(answered.await.expect("a place").ends_with("hello"));
     }
 }
+
+/// There may be very many connections, and each has these two for as long as it lasts.
+#[tokio::test]
+async fn a_connection_in_clear_text_has_no_room_for_what_others_need() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let peer = stream.local_addr().unwrap();
+    let front = Front::from(Router::new());
+    let answering =
+        front.answer(crate::http::client::Peer(peer), axum::http::Request::new(axum::body::Body::empty()));
+    let speaker = Arc::new(Speaker::new(front.clone(), None));
+    let watch = Arc::new(Watch::new(Clock::default(), speaker.first_stage()));
+    let serving = speaker.serve(stream, peer, watch, GracefulShutdown::new().watcher());
+    let bytes = [size_of_val(&serving), size_of_val(&answering)];
+    assert!(bytes.iter().all(|bytes| *bytes <= 1_536), "{bytes:?}");
+}
