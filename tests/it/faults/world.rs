@@ -60,7 +60,8 @@ impl World {
             database_url: Some(behind(postgres.port(), &database.url, &sql_proxy)),
             redis_url: Some(behind(redis.port(), &redis.url(), &redis_proxy)),
             ttl: Some(TTL),
-            env: vec![secret_variable()],
+            // After a loss Redis is told of every session that ended within it: those of a few rounds, not of a hundred.
+            env: vec![secret_variable(), ("PRESENCE_ACCESS_TTL".to_owned(), "1m".to_owned())],
             ..PresencedOptions::default()
         };
         let mut instances = Vec::new();
