@@ -129,9 +129,10 @@ impl LiveSet {
     pub async fn visit(&self) -> Result<Option<u32>> {
         loop {
             self.connected().await;
-            let key = Keys::shards();
-            let get = self.front.call_before_ready(&key, |client| async move {
-                client.get::<Option<u32>, _>(Keys::shards()).await
+            let key = self.keys(0).shards();
+            let get = self.front.call_before_ready(&key, |client| {
+                let key = key.clone();
+                async move { client.get::<Option<u32>, _>(key).await }
             });
             match get.await {
                 Ok(Ok(found)) => {
@@ -152,15 +153,22 @@ impl LiveSet {
 
     /// Notes with how many shards this Redis is used; returns with how many it was before.
     async fn settle_shards(&self) -> Result<u32> {
-        let (ours, key) = (i64::from(self.options.shards), Keys::shards());
-        let set = self.front.call_before_ready(&key, |client| async move {
-            client.set::<(), _, _>(Keys::shards(), ours, None, Some(SetOptions::NX), false).await
+        let (ours, key) = (i64::from(self.options.shards), self.keys(0).shards());
+        let set = self.front.call_before_ready(&key, |client| {
+            let key = key.clone();
+            async move { client.set::<(), _, _>(key, ours, None, Some(SetOptions::NX), false).await }
         });
         set.await??;
-        let get = self
-            .front
-            .call_before_ready(&key, |client| async move { client.get::<u32, _>(Keys::shards()).await });
+        let get = self.front.call_before_ready(&key, |client| {
+            let key = key.clone();
+            async move { client.get::<u32, _>(key).await }
+        });
         Ok(get.await??)
+    }
+
+    /// The names of a shard's keys.
+    pub(super) fn keys(&self, shard: u32) -> Keys<'_> {
+        Keys::new(&self.options.prefix, shard)
     }
 
     /// The shard that holds a user.
@@ -176,7 +184,7 @@ impl LiveSet {
     /// The shards that lie at the same server as this one, as far as is known: what befalls one befalls all. In order.
     pub fn neighbours(&self, shard: u32) -> Vec<u32> {
         let map = self.topology.map();
-        let server = |shard: u32| map.of(redis_keyslot(Keys::of(shard).live().as_bytes()));
+        let server = |shard: u32| map.of(redis_keyslot(self.keys(shard).live().as_bytes()));
         let here = server(shard);
         self.shards().filter(|other| *other == shard || (here.is_some() && server(*other) == here)).collect()
     }
@@ -213,14 +221,14 @@ impl LiveSet {
         sessions: &[(UserId, SessionId)],
         expires_at: Millis,
     ) -> Result<()> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<i64> = named::leave
             .run(link, || {
-                let mut names = vec![keys.live(), keys.transitions()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.ended(), keys.lent()];
                 let mut args: Vec<Value> = vec![self.ttl_ms().into(), ended_ttl_ms.into()];
                 for (user, sid) in sessions {
-                    names.extend([keys.user(*user), keys.ended(Some(sid))]);
+                    names.push(keys.user(*user));
                     args.extend([(*user).into(), sid.as_str().into(), expires_at.0.into()]);
                 }
                 (names, args)
@@ -231,11 +239,11 @@ impl LiveSet {
 
     /// Sets a user's status for an administrator (`lua/set_status.lua`).
     pub async fn set_status(&self, user: UserId, to: OnlineStatus) -> Result<StatusOutcome> {
-        let keys = Keys::of(self.shard_of(user));
+        let keys = self.keys(self.shard_of(user));
         let reply: i64 = named::set_status
             .run(&self.front, || {
-                let names =
-                    vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence(), keys.user(user)];
+                let mut names = keys.of_a_fence().to_vec();
+                names.extend([keys.lent(), keys.user(user)]);
                 (names, vec![user.into(), Value::from_static_str(to.as_str()), self.ttl_ms().into()])
             })
             .await?;

@@ -30,16 +30,16 @@ use std::fmt;
 use std::time::Duration;
 
 pub use audit::{Entries, EntryPlace, MemberPlace, Members, Server, Stock};
-pub use deadlines::{Due, Epoch, SeenPlace};
+pub use deadlines::{Due, Epoch, SeenPage, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
-pub use fence::{Fence, FormerFence, Verdict};
+pub use fence::{Checked, Fence, FormerFence, Loss, Verdict};
 pub use heartbeats::{Heartbeat, HeartbeatOutcome};
 pub use live_set::{LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
 pub use primaries::{Primaries, Primary};
-pub use reading::{OnlinePage, Presences};
+pub use reading::{InShard, OnlinePage, Presences};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.
@@ -114,8 +114,12 @@ pub struct Options {
     pub url: String,
     /// How long a user stays present after the last heartbeat.
     pub ttl: Duration,
+    /// What the name of every key begins with: several installations can share a server by it.
+    pub prefix: String,
     /// How many shards; 1 on a single server.
     pub shards: u32,
+    /// How many sessions a presence key holds at most.
+    pub max_sessions: u32,
     /// How long an ended session's tokens can still be presented: the lifetime of an access token.
     pub ended_ttl: Duration,
     /// This process's name among the persisters.
@@ -128,7 +132,9 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("ttl", &self.ttl)
+            .field("prefix", &self.prefix)
             .field("shards", &self.shards)
+            .field("max_sessions", &self.max_sessions)
             .field("ended_ttl", &self.ended_ttl)
             .field("instance", &self.instance)
             .field("command_timeout", &self.command_timeout)

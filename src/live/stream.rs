@@ -6,7 +6,6 @@ use fred::interfaces::StreamsInterface;
 use fred::types::{Key, Value};
 use tokio::time::{Instant, sleep};
 
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -51,7 +50,7 @@ impl LiveSet {
     /// Where no shard can be asked. One that cannot be asked holds up no other, and is worth no look.
     pub async fn wait_for_transitions(&self) -> Result<Vec<u32>> {
         let Some(blocking) = &self.blocking else { return self.look_for_transitions().await };
-        let streams: Vec<Key> = self.shards().map(|shard| Keys::of(shard).transitions()).collect();
+        let streams: Vec<Key> = self.shards().map(|shard| self.keys(shard).transitions()).collect();
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(5_000);
         let read = blocking.call(&streams[0], |client| {
             let streams = streams.clone();
@@ -85,7 +84,7 @@ impl LiveSet {
 
     /// How many transitions of a shard SQL lacks.
     async fn waiting(&self, shard: u32) -> Result<u64> {
-        let key = Keys::of(shard).transitions();
+        let key = self.keys(shard).transitions();
         let length = self.back.call(&key, |client| {
             let key = key.clone();
             async move { client.xlen::<u64, _>(key).await }
@@ -111,7 +110,7 @@ impl LiveSet {
                     lease_ms.into(),
                     after.map_or_else(|| Value::from_static_str(""), |id| id.to_string().into()),
                 ];
-                (vec![Keys::of(shard).transitions()], args)
+                (vec![self.keys(shard).transitions()], args)
             })
             .await?;
         let mut reply = reply.into_iter();
@@ -143,7 +142,7 @@ impl LiveSet {
                 ids.sort_unstable();
                 let mut args = vec![Value::from_static_str(GROUP)];
                 args.extend(ids.iter().map(|id| Value::from(id.to_string())));
-                (vec![Keys::of(shard).transitions()], args)
+                (vec![self.keys(shard).transitions()], args)
             })
             .await?;
         Ok(())
@@ -175,7 +174,7 @@ impl LiveSet {
             named::resign
                 .run::<i64>(&self.back, || {
                     let args = vec![Value::from_static_str(GROUP), consumer.into(), gone_ms.into()];
-                    (vec![Keys::of(shard).transitions()], args)
+                    (vec![self.keys(shard).transitions()], args)
                 })
                 .await
         });

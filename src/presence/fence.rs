@@ -4,6 +4,7 @@
 //! instances may do this at once, and a slow one undoes nothing.
 
 mod building;
+mod comparing;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -41,6 +42,10 @@ pub(super) struct FenceKeeper {
     under: Arc<SyncMutex<HashSet<String>>>,
     /// Told when a fence was found missing: Redis has lost more than that.
     missed: Arc<Notify>,
+    /// Shards that had lost data when their fence was raised, and whose users have not been compared with SQL yet.
+    damaged: Arc<SyncMutex<BTreeSet<u32>>>,
+    /// Told when SQL may have been replaced.
+    doubted: Arc<Notify>,
 }
 
 impl FenceKeeper {
@@ -52,7 +57,24 @@ impl FenceKeeper {
             ended_ttl,
             under: Arc::default(),
             missed: Arc::default(),
+            damaged: Arc::default(),
+            doubted: Arc::default(),
         }
+    }
+
+    /// See [`super::PresenceService::take_damaged`].
+    pub(super) fn take_damaged(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that SQL may have been replaced.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Returns when [`Self::doubt`] has been called.
+    pub(super) async fn doubtful(&self) {
+        self.doubted.notified().await;
     }
 
     /// Returns when a fence has been found missing since the last call.

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use self::batch::Batcher;
 use self::counts::Counts;
 use self::fence::FenceKeeper;
-use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
+use crate::live::{Checked, Heartbeat, LiveError, LiveSet, StatusOutcome};
 use crate::model::{
     Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective,
 };
@@ -237,12 +237,16 @@ impl PresenceService {
 
     /// Whether account and session still may, without counting as activity (for a logout).
     pub async fn check(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        let (blocked, ended) = self.inner.live.refuses(who.user, who.sid.as_ref()).await?;
-        // A block has ended the session as well, and is what there is to say.
-        match (blocked, ended) {
-            (true, _) => Err(PresenceError::Blocked),
-            (_, true) => Err(PresenceError::SessionEnded),
-            _ => Ok(()),
+        let mut checked = self.inner.live.check(who.user, who.sid.as_ref()).await?;
+        if checked == Checked::Unfenced {
+            self.inner.fence.stand(self.inner.live.shard_of(who.user)).await?;
+            checked = self.inner.live.check(who.user, who.sid.as_ref()).await?;
+        }
+        match checked {
+            Checked::Good => Ok(()),
+            Checked::Blocked => Err(PresenceError::Blocked),
+            Checked::SessionEnded => Err(PresenceError::SessionEnded),
+            Checked::Unfenced => Err(being_prepared()),
         }
     }
 
@@ -281,9 +285,7 @@ impl PresenceService {
             StatusOutcome::Done => {}
             StatusOutcome::Blocked => return Err(PresenceError::Blocked),
             StatusOutcome::Unfenced => {
-                return Err(PresenceError::RedisUnavailable(
-                    "it has lost its data and is being prepared".into(),
-                ));
+                return Err(being_prepared());
             }
         }
         let read = self.read(vec![account]).await?;
@@ -316,6 +318,31 @@ impl PresenceService {
     /// The process ends: what it was preparing in Redis is somebody else's to begin at once.
     pub async fn resign(&self) -> Result<(), PresenceError> {
         self.inner.fence.give_up().await
+    }
+
+    /// The shards that were found without their live set or their stream, or had lost data, since the last call: their users are
+    /// to be compared with SQL.
+    pub fn take_damaged(&self) -> std::collections::BTreeSet<u32> {
+        self.inner.fence.take_damaged()
+    }
+
+    /// Compares the blocklist in Redis with SQL and corrects it: SQL may have been restored from a dump, and its log of
+    /// account changes may not lead from where Redis is. Returns how many accounts differed.
+    ///
+    /// # Errors
+    /// Where SQL or a shard could not be asked.
+    pub async fn compare_blocklist(&self) -> Result<u64, PresenceError> {
+        self.inner.fence.compare().await
+    }
+
+    /// Says that SQL may have been replaced: [`Self::blocklist_is_doubtful`] returns.
+    pub fn doubt_blocklist(&self) {
+        self.inner.fence.doubt();
+    }
+
+    /// Returns when the blocklist should be compared with SQL again.
+    pub async fn blocklist_is_doubtful(&self) {
+        self.inner.fence.doubtful().await;
     }
 
     /// Says that Redis was found without what it must hold.
@@ -363,6 +390,10 @@ impl PresenceService {
         );
         Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
     }
+}
+
+fn being_prepared() -> PresenceError {
+    PresenceError::RedisUnavailable("it has lost data and is being prepared".into())
 }
 
 const UNREACHABLE: &str = "unreachable";

@@ -1,4 +1,4 @@
-//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, write `last_seen` behind.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -11,6 +11,7 @@ mod listen;
 mod persist;
 mod reconcile;
 mod sweep;
+mod verify;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -86,6 +87,8 @@ impl Tasks {
         loops.spawn(named("listen", async move { listen::run(&one, &now).await }));
         let one = context.clone();
         loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
+        let one = context.clone();
+        loops.spawn(named("verify", async move { verify::run(&one).await }));
         let one = context.clone();
         loops.spawn(named("accounts", async move { accounts::run(&one).await }));
         if !context.last_seen_flush.is_zero() {

@@ -42,6 +42,11 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHARDS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
 
+    /// What the name of every key in Redis begins with: installations that share a server need one each (letters, digits, '.',
+    /// '_' and '-', 64 at most)
+    #[arg(long, env = "PRESENCE_PREFIX", default_value = "presence", global = true, value_name = "TEXT", value_parser = parse::prefix)]
+    pub prefix: String,
+
     /// Password of the account 'admin', made on the first start with an empty database [default: random, printed once]
     #[arg(long, env = "PRESENCE_ADMIN_PASSWORD", global = true, value_name = "PASSWORD", hide_env_values = true, value_parser = parse::secret)]
     pub admin_password: Option<Secret>,

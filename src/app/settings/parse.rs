@@ -60,6 +60,15 @@ pub(super) fn secret(text: &str) -> Read<Secret> {
     Ok(Secret::new(text.to_string()))
 }
 
+/// Reads what key names begin with: nothing that a pattern, a cluster's hash tag or the key names themselves give a meaning.
+pub(super) fn prefix(text: &str) -> Read<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+        return Ok(text.to_string());
+    }
+    Err("must be 1 to 64 letters, digits, '.', '_' or '-', such as presence or staging".into())
+}
+
 /// Reads `127.0.0.1:8000` or `localhost:8000`.
 pub(super) fn address(text: &str) -> Read<SocketAddr> {
     let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
@@ -76,6 +85,14 @@ mod tests {
         assert_eq!(ttl("2"), Ok(Duration::from_secs(2)));
         assert_eq!(refresh_ttl("7d"), Ok(Duration::from_hours(168)));
         assert_eq!(flush("0"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_prefix_holds_nothing_that_key_names_give_a_meaning() {
+        assert_eq!(prefix("staging-2.eu_west"), Ok("staging-2.eu_west".into()));
+        for text in ["", "a:b", "{a}", "a b", "a*", "ä", &"x".repeat(65)] {
+            assert!(prefix(text).unwrap_err().contains("1 to 64"), "{text}");
+        }
     }
 
     #[test]

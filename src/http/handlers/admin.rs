@@ -77,7 +77,7 @@ pub async fn create(
     let account =
         state.identity.create_account(NewAccount { registration, role, status }, Some(&admin)).await?;
     announce(&state, account.id).await;
-    let user = UserJson::merged(account, Evidence::Live(None));
+    let user = UserJson::merged(account, Evidence::NEVER_PRESENT);
     Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
 }
 

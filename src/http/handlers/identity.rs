@@ -68,7 +68,7 @@ pub async fn register(
 ) -> Result<(StatusCode, Json<OneUser>), Problem> {
     let RegisterBody { username, email, password } = body;
     let account = state.identity.register(client, Registration { username, email, password }).await?;
-    let user = UserJson::merged(account, Evidence::Live(None));
+    let user = UserJson::merged(account, Evidence::NEVER_PRESENT);
     Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
 }
 
@@ -86,7 +86,8 @@ pub async fn login(
     let SignedIn { account, tokens: TokenPair { access, refresh }, session } = signed_in;
     match arrive(&state, &session).await {
         Ok(Beat { status, last_seen }) => {
-            let user = UserJson::merged(account, Evidence::Live(Some(Presence { status, last_seen })));
+            let presence = Some(Presence { status, last_seen: Some(last_seen) });
+            let user = UserJson::merged(account, Evidence::Live { now: last_seen, presence });
             Ok(Json(LoginAnswer { access, refresh, user }))
         }
         Err(error) => {
