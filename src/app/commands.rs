@@ -1,11 +1,15 @@
 //! The commands that do one thing and end.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 
 use super::backing;
 use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity, Limits};
+use crate::live::LiveSet;
+use crate::store::Store;
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
@@ -67,6 +71,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         let store = backing::store_now(settings).await?;
         let live = &redis.live;
         tokio::time::timeout(backing::REDIS_PATIENCE, live.ready()).await.context(backing::NO_REDIS)??;
+        belong(live, &store).await?;
         let context = backing::context(settings, live, &store);
         let checked = check(&context).await;
         // It may have taken a turn at the stream, under a name that nobody will use again.
@@ -76,6 +81,13 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
     .await;
     redis.close().await;
     outcome
+}
+
+/// Makes sure that Redis and SQL are of one installation.
+pub(super) async fn belong(live: &LiveSet, store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    let id = store.installation().await.context("the installation's id could not be read")?;
+    tokio::time::timeout(backing::REDIS_PATIENCE, live.belong_to(&id)).await.context(backing::NO_REDIS)??;
+    Ok(())
 }
 
 async fn check(context: &Context) -> anyhow::Result<()> {

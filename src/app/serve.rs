@@ -25,6 +25,9 @@ use crate::tasks::{Context, Counts, Tasks};
 /// How long a start waits for Redis before it goes on without.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Between two attempts to read the installation's id while SQL is away.
+const PAIR_RETRY: Duration = Duration::from_millis(500);
+
 pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let stop = told_to_stop()?;
     tokio::pin!(stop);
@@ -52,10 +55,10 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
     let first = tokio::select! {
-        first = at_first(redis.as_mut(), &store, settings, &identity) => first.map(Some),
+        first = at_first(redis.as_mut(), &live, &store, settings, &identity) => first.map(Some),
         () = &mut stop => Ok(None),
     };
-    let First { mut redis_is_ready, mut database_is_ready, admin } = match first {
+    let First { mut redis_is_ready, mut database_is_ready, mut pair_is_checked, admin } = match first {
         Ok(Some(first)) => first,
         other => {
             end(embedded, Farewell::begin(settings.shutdown_timeout)).await;
@@ -70,6 +73,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     });
+
+    let mut pair = std::pin::pin!(check_pair(&live, &store));
 
     let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
     let (counts, mut metrics) = (Counts::default(), Registry::default());
@@ -104,6 +109,10 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             ready = &mut database, if !database_is_ready => match ready {
                 Ok(()) => database_is_ready = true,
                 Err(error) => break Err(error),
+            },
+            checked = &mut pair, if !pair_is_checked => match checked {
+                Ok(()) => pair_is_checked = true,
+                Err(error) => break Err(error.into()),
             },
             () = ended(&mut embedded) => {
                 tracing::error!("the embedded redis-server has ended by itself; it is started again");
@@ -170,12 +179,15 @@ fn keep_keys(identity: &Identity) -> JoinSet<()> {
 struct First {
     redis_is_ready: bool,
     database_is_ready: bool,
+    /// Whether Redis and SQL are known to be of one installation.
+    pair_is_checked: bool,
     admin: Option<Admin>,
 }
 
 /// The first look at Redis and SQL, neither of which is waited for long.
 async fn at_first(
     redis: impl Future<Output = Result<(), LiveError>>,
+    live: &LiveSet,
     store: &Arc<dyn Store>,
     settings: &Settings,
     identity: &Identity,
@@ -195,7 +207,23 @@ async fn at_first(
     }
     exposure::refuse_generated_password(settings, store, database_is_ready).await?;
     let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
-    Ok(First { redis_is_ready, database_is_ready, admin })
+    let pair_is_checked = redis_is_ready && database_is_ready;
+    if pair_is_checked {
+        check_pair(live, store).await?;
+    }
+    Ok(First { redis_is_ready, database_is_ready, pair_is_checked, admin })
+}
+
+/// Returns when Redis and SQL are known to be of one installation; waits for both.
+async fn check_pair(live: &LiveSet, store: &Arc<dyn Store>) -> Result<(), LiveError> {
+    loop {
+        // It fails until the schema is up to date, too.
+        match store.installation().await {
+            Ok(id) => return live.belong_to(&id).await,
+            Err(error) => tracing::debug!(%error, "the installation's id cannot be read yet"),
+        }
+        tokio::time::sleep(PAIR_RETRY).await;
+    }
 }
 
 /// Returns when something has died without which the process would live on half alive, and says what.

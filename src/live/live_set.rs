@@ -1,12 +1,13 @@
 //! The live set: who is present, by whose word, until when.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
 use fred::types::{SetOptions, Value};
 use fred::util::redis_keyslot;
+use tokio::sync::watch;
 
 use super::keys::Keys;
 use super::link::Link;
@@ -17,7 +18,7 @@ use super::{LiveError, Options, Result};
 use crate::model::{Millis, OnlineStatus, SessionId, UserId};
 
 /// Between two attempts to learn whether Redis is the right one.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The live set in Redis; clones share connections.
 ///
@@ -32,6 +33,12 @@ pub struct LiveSet {
     pub(super) topology: Topology,
     pub(super) options: Options,
     gate: Arc<AtomicBool>,
+    /// The id of the installation, as SQL has it.
+    pub(super) installation: Arc<OnceLock<String>>,
+    /// Whether Redis is known to hold the same.
+    pub(super) verified: Arc<watch::Sender<bool>>,
+    /// The policy by which Redis may evict keys, if it does.
+    pub(super) evicts: Arc<watch::Sender<Option<String>>>,
     /// By shard, the latest instant at which Redis is known to have taken heartbeats, ms: what it must still know of
     /// after a restart.
     pub(super) heard: Arc<[AtomicI64]>,
@@ -63,6 +70,9 @@ impl LiveSet {
             blocking: (!topology.is_cluster()).then(|| link(super::stream::BLOCK)),
             topology,
             gate,
+            installation: Arc::default(),
+            verified: Arc::new(watch::Sender::new(false)),
+            evicts: Arc::new(watch::Sender::new(None)),
             heard: (0..options.shards).map(|_| AtomicI64::new(0)).collect(),
             options,
         })
@@ -112,10 +122,14 @@ impl LiveSet {
             self.connected().await;
             match self.settle_shards().await {
                 Ok(found) if found == self.options.shards => {
+                    self.look_for_eviction().await;
                     self.gate.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
-                Ok(found) => return Err(LiveError::Shards { asked: self.options.shards, found }),
+                Ok(found) => {
+                    let prefix = self.options.prefix.clone();
+                    return Err(LiveError::Shards { asked: self.options.shards, found, prefix });
+                }
                 Err(LiveError::Down | LiveError::Timeout | LiveError::Refused(_)) => {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
@@ -149,6 +163,11 @@ impl LiveSet {
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+    }
+
+    /// From now on every call finds Redis away.
+    pub(super) fn close_gate(&self) {
+        self.gate.store(false, Ordering::Relaxed);
     }
 
     /// Notes with how many shards this Redis is used; returns with how many it was before.

@@ -11,6 +11,7 @@ mod embedded;
 mod events;
 mod fence;
 mod heartbeats;
+mod installation;
 mod keys;
 mod limits;
 mod link;
@@ -35,6 +36,7 @@ pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
 pub use fence::{Checked, Fence, FormerFence, Loss, Verdict};
 pub use heartbeats::{Heartbeat, HeartbeatOutcome};
+pub use installation::eviction_warning;
 pub use live_set::{LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
@@ -60,13 +62,29 @@ pub enum LiveError {
     /// Redis was used with another number of shards.
     #[error(
         "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
-         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
+         every instance, wait for PRESENCE_TTL, and redis-cli DEL '{prefix}:{{0}}:shards'"
     )]
     Shards {
+        /// What the key names begin with.
+        prefix: String,
         /// How many this process was told.
         asked: u32,
         /// How many Redis was used with.
         found: u32,
+    },
+    /// Redis belongs to another installation.
+    #[error(
+        "this Redis belongs to another installation ({found}) than this database ({ours}): give each installation a Redis of its \
+         own, or a PRESENCE_PREFIX of its own on a shared one. Where this database has taken the place of the other for good, \
+         stop every instance and run: redis-cli SET '{prefix}:{{0}}:installation' {ours}"
+    )]
+    Installation {
+        /// The id in SQL.
+        ours: String,
+        /// The id in Redis.
+        found: String,
+        /// What the key names begin with.
+        prefix: String,
     },
     /// The URL cannot be used.
     #[error("REDIS_URL cannot be used: {0}")]

@@ -93,6 +93,11 @@ impl FenceKeeper {
         if self.live.fence(shard).await?.cursor.is_some() {
             return Ok(());
         }
+        if !self.live.is_verified() {
+            return Err(PresenceError::RedisUnavailable(
+                "it is not known yet to belong to the installation of this database".into(),
+            ));
+        }
         // What befell a server has befallen all shards there, and no others.
         let there = self.live.neighbours(shard);
         let first = there.first().map_or(shard, |first| *first);
@@ -329,6 +334,11 @@ impl FenceKeeper {
             let moves = self.live.fence(shard).await?.moves;
             let verdicts = self.verdicts(users).await?;
             if let Some(evicted) = self.live.block(shard, &moves, &verdicts).await? {
+                // An id that SQL knows: should a restored dump forget it, no other account may get it.
+                let known = verdicts.iter().filter(|(_, verdict)| *verdict != Verdict::Gone);
+                if let Some(largest) = known.map(|(user, _)| *user).max() {
+                    self.live.note_user_id(largest).await?;
+                }
                 return Ok(evicted);
             }
         }

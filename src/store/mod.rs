@@ -78,6 +78,9 @@ pub trait Store: Send + Sync + 'static {
     /// tested by.
     fn statements(&self) -> u64;
 
+    /// The random id of the installation that this database is of.
+    async fn installation(&self) -> Result<String>;
+
     // Accounts.
 
     /// Adds an account. Errors: [`StoreError::Taken`] names the field (`username` or `email`) that another has.

@@ -85,15 +85,28 @@ impl Tasks {
         }
         let (one, now) = (context.clone(), sweep_now.clone());
         loops.spawn(named("listen", async move { listen::run(&one, &now).await }));
+        // What carries something between SQL and Redis waits until both are known to be of one installation.
         let one = context.clone();
-        loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
+        loops.spawn(named("reconcile", async move {
+            one.live.verified().await;
+            reconcile::run(&one).await;
+        }));
         let one = context.clone();
-        loops.spawn(named("verify", async move { verify::run(&one).await }));
+        loops.spawn(named("verify", async move {
+            one.live.verified().await;
+            verify::run(&one).await;
+        }));
         let one = context.clone();
-        loops.spawn(named("accounts", async move { accounts::run(&one).await }));
+        loops.spawn(named("accounts", async move {
+            one.live.verified().await;
+            accounts::run(&one).await;
+        }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
-            loops.spawn(named("last_seen", async move { last_seen::run(&one).await }));
+            loops.spawn(named("last_seen", async move {
+                one.live.verified().await;
+                last_seen::run(&one).await;
+            }));
         }
         // The persister alone has something in hand that is worth finishing.
         let one = context.clone();

@@ -57,6 +57,11 @@ enum Failure {
 type Stopping = watch::Receiver<Option<Instant>>;
 
 pub(super) async fn run(context: &Context, mut stopping: Stopping) {
+    tokio::select! {
+        () = context.live.verified() => {}
+        // Nothing of this process's database has reached Redis.
+        _ = stopping.wait_for(Option::is_some) => return,
+    }
     // Shards whose turn is somebody else's, until when.
     let mut theirs: HashMap<u32, Instant> = HashMap::new();
     while stopping.borrow().is_none() {

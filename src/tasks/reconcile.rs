@@ -83,6 +83,8 @@ pub(super) async fn run(context: &Context) {
 /// Returns when to look again. Shards that cannot be asked hold up no other; that there are some is told when all others are
 /// done.
 async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Duration, PresenceError> {
+    context.live.confirm_installation().await?;
+    context.live.look_for_eviction().await;
     let mut outcome = Ok(());
     let epochs = context.live.shards().map(|shard| context.live.epoch(shard));
     for (shard, epoch) in context.live.shards().zip(join_all(epochs).await) {

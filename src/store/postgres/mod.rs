@@ -176,6 +176,12 @@ impl Store for Postgres {
         self.tally.statements()
     }
 
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.with(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
+    }
+
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
         self.with(async |lease| accounts::create(lease, new, by).await).await
     }

@@ -198,6 +198,12 @@ impl Store for Sqlite {
         self.tally.statements()
     }
 
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.read(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
+    }
+
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
         self.write_accounts(async |lease| accounts::create(lease, new, by).await).await
     }
