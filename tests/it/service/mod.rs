@@ -20,6 +20,7 @@ mod start;
 mod statements;
 mod storm;
 mod strangers;
+mod upgrade;
 
 use std::time::Duration;
 
