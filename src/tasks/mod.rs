@@ -1,4 +1,4 @@
-//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, follow account changes, tell of ended sessions, write `last_seen` behind.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -10,6 +10,7 @@ mod last_seen;
 mod listen;
 mod persist;
 mod reconcile;
+mod session_ends;
 mod sweep;
 
 use std::panic::AssertUnwindSafe;
@@ -88,6 +89,8 @@ impl Tasks {
         loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
         let one = context.clone();
         loops.spawn(named("accounts", async move { accounts::run(&one).await }));
+        let one = context.clone();
+        loops.spawn(named("session_ends", async move { session_ends::run(&one).await }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
             loops.spawn(named("last_seen", async move { last_seen::run(&one).await }));
