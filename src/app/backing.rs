@@ -224,7 +224,7 @@ pub(super) fn live(settings: &Settings, url: String) -> anyhow::Result<LiveSet> 
         ttl: settings.ttl,
         prefix: settings.prefix.clone(),
         shards: settings.shards(),
-        max_sessions: 50,
+        max_sessions: settings.sessions.max_sessions,
         ended_ttl: settings.tokens.access_ttl,
         instance: format!("{host}-{}-{}", std::process::id(), &random_text()?[..6]),
         command_timeout: Duration::from_millis(1_500),

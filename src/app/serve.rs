@@ -15,7 +15,7 @@ use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
 use crate::http::lists::Lists;
 use crate::http::{self, AppState};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::live::{EmbeddedRedis, LiveError, LiveSet};
 use crate::metrics::Registry;
 use crate::presence::{PresenceService, drill};
@@ -48,8 +48,9 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let live = backing::live(settings, redis_url)?;
     let store = backing::store(settings).await?;
-    let identity =
-        Identity::new(store.clone(), &settings.tokens.identity(&secret)?, settings.limits.limits(&live));
+    let identity_settings =
+        identity::Settings { sessions: settings.sessions.policy(), ..settings.tokens.identity(&secret)? };
+    let identity = Identity::new(store.clone(), &identity_settings, settings.limits.limits(&live));
     let mut keys = keep_keys(&identity);
 
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.

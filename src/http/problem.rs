@@ -133,6 +133,12 @@ impl Problem {
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    fn unrecorded() -> Self {
+        let detail =
+            "The record of this action could not be written, so nothing was changed. Try again in a moment.";
+        Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
     fn refuses() -> Self {
         let detail = "The presence store takes no changes right now. Try again in a moment.";
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
@@ -212,6 +218,9 @@ impl From<IdentityError> for Problem {
                 "This refresh token had been used before, so its session has been ended. {LOG_IN_AGAIN}"
             )),
             IdentityError::SessionEnded => Self::session_ended(),
+            IdentityError::SessionTooOld(_) => Self::bad_token(format!(
+                "This session has reached its greatest age and has been ended. {LOG_IN_AGAIN}"
+            )),
             IdentityError::ForeignRefresh => Self::new(
                 StatusCode::FORBIDDEN,
                 "This refresh token belongs to another session. Send that of the session you are logging out of.",
@@ -221,6 +230,10 @@ impl From<IdentityError> for Problem {
             IdentityError::Internal(reason) => {
                 tracing::error!(reason, "a request failed");
                 Self::internal()
+            }
+            IdentityError::Unrecorded(error) => {
+                tracing::error!(%error, "an administrator's action was not taken");
+                Self::unrecorded()
             }
             IdentityError::Store(error) => from_store(error.is_unavailable(), &error),
         }

@@ -36,6 +36,10 @@ pub struct ListParameters {
     pub online_status: Option<OnlineStatus>,
 }
 
+/// `page` and `per_page` of a list that takes nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageParameters(pub Page);
+
 /// A page of the trail and what it is narrowed to: `user`, `admin` (ids) and `action`.
 #[derive(Debug, Clone, Copy)]
 pub struct TrailParameters {
@@ -43,6 +47,16 @@ pub struct TrailParameters {
     pub page: Page,
     /// The rest.
     pub filter: TrailFilter,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PageParameters {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::parse(parts.uri.query());
+        let page = parameters.page();
+        parameters.done()?;
+        Ok(Self(page))
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for TrailParameters {

@@ -3,7 +3,9 @@
 //! The counts stand in Redis, so that all instances share them (`lua/limit.lua`). Where Redis does not answer at once, this
 //! process counts by itself, by the same rule: nobody waits for Redis here, and nobody is locked out because it is away.
 //!
-//! By account a correct login forgets the count. Whoever guesses at an account can hold its count up and so keep the owner
+//! By account a correct login forgets the count of its tries, but not that of `login:total`: it bounds how many sessions one
+//! account begins, from however many addresses. Both are asked before the password is looked at, so that a refusal tells
+//! nothing of it, and a try that the first one refuses does not count for the second. Whoever guesses at an account can hold its count up and so keep the owner
 //! from a *new* login for as long as he goes on, one interval of the limit longer (some seconds by default); sessions that
 //! there are go on, because nothing counts their refreshes against that. The alternative, a guess per address and account,
 //! lets somebody with many addresses guess without end.
@@ -37,8 +39,10 @@ const TIDY: Duration = Duration::from_secs(1);
 pub enum Limited {
     /// Logins from one address.
     LoginAddress,
-    /// Logins to one account, or to one name that is nobody's.
+    /// Logins to one account, or to one name that is nobody's, since the last correct one.
     LoginAccount,
+    /// All logins to one account, or to one name that is nobody's.
+    LoginTotal,
     /// Registrations from one address.
     RegisterAddress,
     /// Refreshes from one address.
@@ -47,19 +51,28 @@ pub enum Limited {
     RefreshAccount,
 }
 
-const WORDS: [&str; 5] =
-    ["login:address", "login:account", "register:address", "refresh:address", "refresh:account"];
+/// How many limits there are.
+const LIMITS: usize = 6;
+
+const WORDS: [&str; LIMITS] = [
+    "login:address",
+    "login:account",
+    "login:total",
+    "register:address",
+    "refresh:address",
+    "refresh:account",
+];
 
 /// Generous to an office behind one address.
-const DEFAULTS: [&str; 5] = ["60/1m", "10/1m", "30/5m", "600/1m", "60/1m"];
+const DEFAULTS: [&str; LIMITS] = ["60/1m", "10/1m", "60/1m", "30/5m", "600/1m", "60/1m"];
 
 /// The figures of all limits; one that is `None` is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures([Option<Limit>; 5]);
+pub struct Figures([Option<Limit>; LIMITS]);
 
 impl Figures {
     /// No limits.
-    pub const OFF: Self = Self([None; 5]);
+    pub const OFF: Self = Self([None; LIMITS]);
 }
 
 impl Default for Figures {
@@ -115,7 +128,7 @@ pub struct Limits {
     live: Option<LiveSet>,
     own: Mutex<Own>,
     left_alone_until: Mutex<Option<Instant>>,
-    refused: Counters<5>,
+    refused: Counters<LIMITS>,
 }
 
 impl Limits {
@@ -133,6 +146,11 @@ impl Limits {
     /// No limits: for whoever is no client.
     pub fn off() -> Self {
         Self::new(Figures::OFF, None)
+    }
+
+    /// The Redis that counts.
+    pub(super) const fn live(&self) -> Option<&LiveSet> {
+        self.live.as_ref()
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -304,7 +322,7 @@ mod tests {
         assert!(Figures::default().0.iter().all(Option::is_some));
         let some: Figures = "login:address=5/10s, refresh:account=off".parse().unwrap();
         assert_eq!(some.0[0], "5/10s".parse().ok());
-        assert_eq!((some.0[1], some.0[4]), (Figures::default().0[1], None));
+        assert_eq!((some.0[1], some.0[5]), (Figures::default().0[1], None));
         for (bad, must_say) in [
             ("", "must be on, off, or a list"),
             ("On", "must be on, off, or a list"),

@@ -6,6 +6,7 @@
 //! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
+mod clock;
 pub mod import;
 pub mod limits;
 pub mod password;
@@ -31,9 +32,10 @@ pub use accounts::{AccountEdit, NewAccount, Registration};
 pub use import::{Candidate, Column, Fate};
 pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
-pub use sessions::{SignedIn, TokenPair};
+pub use sessions::{SessionPolicy, SignedIn, TokenPair};
 pub use token::TokenError;
 
+use clock::SessionClock;
 use password::Passwords;
 use token::{IssuerSettings, Keyring, Kind};
 
@@ -69,6 +71,9 @@ pub enum IdentityError {
     /// The session that a refresh token names has ended.
     #[error("this session has ended")]
     SessionEnded,
+    /// The session has reached its greatest age and has been ended in SQL; presence must end it too.
+    #[error("this session has reached its greatest age")]
+    SessionTooOld(SessionKey),
     /// A refresh token that is good, but of another session than the caller's.
     #[error("this refresh token belongs to another session")]
     ForeignRefresh,
@@ -84,6 +89,9 @@ pub enum IdentityError {
     /// The machine failed: no randomness, no memory, a dead thread.
     #[error("internal failure: {0}")]
     Internal(String),
+    /// The record of an administrator's action could not be written, so the action was not taken.
+    #[error(transparent)]
+    Unrecorded(StoreError),
     /// SQL is away, or failed.
     #[error(transparent)]
     Store(StoreError),
@@ -94,6 +102,7 @@ impl From<StoreError> for IdentityError {
         match error {
             StoreError::Taken { field } => Self::Taken { field },
             StoreError::LastAdministrator => Self::LastAdministrator,
+            StoreError::Unrecorded(_) => Self::Unrecorded(error),
             other => Self::Store(other),
         }
     }
@@ -108,6 +117,8 @@ pub struct Settings {
     pub refresh_ttl: Duration,
     /// For how long after its first use a refresh token may be used again.
     pub refresh_grace: Duration,
+    /// How many sessions an account may have, and how old one may become.
+    pub sessions: SessionPolicy,
     /// The HS256 secret that signs, 32 bytes or more.
     pub secret: String,
     /// Further secrets whose tokens are taken.
@@ -122,6 +133,7 @@ impl fmt::Debug for Settings {
             .field("access_ttl", &self.access_ttl)
             .field("refresh_ttl", &self.refresh_ttl)
             .field("refresh_grace", &self.refresh_grace)
+            .field("sessions", &self.sessions)
             .field("trusted_secrets", &self.trusted_secrets.len())
             .field("issuers", &self.issuers)
             .finish_non_exhaustive()
@@ -139,6 +151,7 @@ struct Inner {
     keyring: Keyring,
     passwords: Passwords,
     limits: Limits,
+    session_clock: SessionClock,
     /// Until when it is known how long hashes that were made elsewhere take.
     pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Whether it has been learnt at all.
@@ -146,6 +159,7 @@ struct Inner {
     access_ttl: Duration,
     refresh_ttl: Duration,
     refresh_grace: Duration,
+    sessions: SessionPolicy,
 }
 
 impl Identity {
@@ -158,12 +172,14 @@ impl Identity {
                 store,
                 keyring,
                 passwords: Passwords::new(),
+                session_clock: SessionClock::new(limits.live().cloned()),
                 limits,
                 pace_learnt: tokio::sync::Mutex::default(),
                 pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,
                 refresh_ttl: settings.refresh_ttl,
                 refresh_grace: settings.refresh_grace,
+                sessions: settings.sessions,
             }),
         }
     }
@@ -201,7 +217,11 @@ impl Identity {
         Ok(self.inner.store.account(id).await?)
     }
 
-    /// Notes what an administrator did that is no change of an account; those note themselves.
+    /// Records an administrator's action that SQL takes no part in, before it is taken; actions that change SQL are recorded
+    /// in the transaction that changes it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Unrecorded`], [`IdentityError::Store`]: then the action must not be taken.
     pub async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()> {
         Ok(self.inner.store.add_to_trail(by, deed).await?)
     }
@@ -212,7 +232,7 @@ impl Identity {
     }
 }
 
-/// The time of this machine: tokens and login sessions live by it (they are no presence; invariant 7 is not theirs).
+/// The time of this machine: tokens carry it. Login sessions go by [`clock::SessionClock`].
 fn now() -> Millis {
     Millis::from_utc(chrono::Utc::now())
 }

@@ -1,7 +1,8 @@
 //! Login sessions: a pair of tokens that SQL can take back.
 //!
 //! Access tokens are good by themselves until they expire, so whoever ends a session here must end it in presence
-//! too; refresh tokens are good only while SQL knows their hash.
+//! too; refresh tokens are good only while SQL knows their hash. Sessions are dated and judged by Redis's clock
+//! ([`super::clock`]).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,8 +15,10 @@ use super::limits::{Limited, Whom};
 use super::password::{Passwords, Verdict};
 use super::token::Kind;
 use super::{Identity, IdentityError, Result, TokenError, now, rules, session_name, span_ms, token_name};
-use crate::model::{Account, Millis, SessionId, SessionKey, UserId};
-use crate::store::{Credentials, NewSession, PasswordHash, RefreshHash, Rotation, RotationRequest, Session};
+use crate::model::{Account, Actor, Millis, Page, SessionId, SessionKey, UserId};
+use crate::store::{
+    Credentials, NewSession, PasswordHash, RefreshHash, Rotation, RotationRequest, SessionEnd, SessionList,
+};
 
 /// How much of a client's self-description is kept, characters.
 const MAX_USER_AGENT: usize = 256;
@@ -27,6 +30,26 @@ const PACE_GOOD_FOR: Duration = Duration::from_mins(9);
 const PACE_AGAIN: Duration = Duration::from_secs(5);
 /// How long SQL may take to name them: a login has its own question to ask after that, within the contract's bound.
 const PACE_PATIENCE: Duration = Duration::from_millis(400);
+
+/// How many sessions an account may have, and how old one may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionPolicy {
+    /// The most that are alive; a login beyond that ends the oldest. At least 1.
+    pub most_alive: u32,
+    /// A refresh of an older session ends it; `None` for no bound.
+    pub max_age: Option<Duration>,
+}
+
+impl SessionPolicy {
+    /// The most that are alive, by default.
+    pub const MOST: u32 = 50;
+}
+
+impl Default for SessionPolicy {
+    fn default() -> Self {
+        Self { most_alive: Self::MOST, max_age: None }
+    }
+}
 
 /// An access token and the refresh token that buys the next pair. Its `Debug` shows neither.
 #[derive(Clone)]
@@ -52,6 +75,8 @@ pub struct SignedIn {
     pub tokens: TokenPair,
     /// The session begun.
     pub session: SessionKey,
+    /// Older sessions of the account that ended in SQL to make room: presence must end them too.
+    pub displaced: Vec<SessionId>,
 }
 
 impl Identity {
@@ -77,7 +102,8 @@ impl Identity {
             let whom =
                 found.as_ref().map_or_else(|| Whom::nobody(login), |found| Whom::Account(found.account.id));
             if let Some(leave) = leave.take() {
-                self.inner.limits.account(Limited::LoginAccount, &whom, leave).await?;
+                let leave = self.inner.limits.account(Limited::LoginAccount, &whom, leave).await?;
+                self.inner.limits.account(Limited::LoginTotal, &whom, leave).await?;
             }
             let (account, hash) = self.recognise(found, password).await?;
             if let Some(signed_in) = self.begin_session(account, hash, user_agent.as_deref()).await? {
@@ -149,10 +175,10 @@ impl Identity {
         hash: PasswordHash,
         user_agent: Option<&str>,
     ) -> Result<Option<SignedIn>> {
-        let now = now();
         let sid = SessionId::parse(&session_name()?)
             .ok_or_else(|| IdentityError::Internal("a random name is no session's".into()))?;
-        let tokens = self.mint_pair(account.id, &sid, now)?;
+        let tokens = self.mint_pair(account.id, &sid, now())?;
+        let now = self.inner.session_clock.now().await;
         let new = NewSession {
             sid: sid.clone(),
             user: account.id,
@@ -161,11 +187,12 @@ impl Identity {
             user_agent: user_agent.map(|agent| agent.chars().take(MAX_USER_AGENT).collect()),
             // A password that was changed while this one was being checked lets nobody in.
             password_hash: Some(hash),
+            most_alive: self.inner.sessions.most_alive,
             now,
         };
         let begun = self.inner.store.create_session(&new).await?;
         let session = SessionKey { user: account.id, sid: Some(sid) };
-        Ok(begun.then_some(SignedIn { account, tokens, session }))
+        Ok(begun.map(|begun| SignedIn { account, tokens, session, displaced: begun.displaced }))
     }
 
     /// Learns how long a hash that was made elsewhere takes to verify, before the first login and now and then: until
@@ -205,13 +232,13 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::TooMany`], [`IdentityError::Token`], [`IdentityError::SessionEnded`] (also where the account is gone),
-    /// [`IdentityError::Blocked`], [`IdentityError::Store`]. [`IdentityError::RefreshReused`] has ended the session in
-    /// SQL: the caller must end it in presence, so that its access tokens die at once.
+    /// [`IdentityError::Blocked`], [`IdentityError::Store`]. [`IdentityError::RefreshReused`] and
+    /// [`IdentityError::SessionTooOld`] have ended the session in SQL: the caller must end it in presence, so that its access
+    /// tokens die at once.
     pub async fn refresh(&self, client: IpAddr, refresh: &str) -> Result<TokenPair> {
         let inner = &self.inner;
         let leave = inner.limits.address(Limited::RefreshAddress, client).await?;
-        let now = now();
-        let who = inner.keyring.verify(refresh, Kind::Refresh, now)?;
+        let who = inner.keyring.verify(refresh, Kind::Refresh, now())?;
         // Every refresh token minted here names its session.
         let sid = who.sid.clone().ok_or(TokenError::Elsewhere)?;
         // Only now is it known to be his.
@@ -220,19 +247,22 @@ impl Identity {
         if !account.may_be_present() {
             return Err(IdentityError::Blocked);
         }
-        let tokens = self.mint_pair(who.user, &sid, now)?;
+        let tokens = self.mint_pair(who.user, &sid, now())?;
+        let now = inner.session_clock.now().await;
         let request = RotationRequest {
             sid,
             user: who.user,
             presented: refresh_hash(refresh),
             successor: refresh_hash(&tokens.refresh),
             successor_expires_at: now.plus(span_ms(inner.refresh_ttl)),
+            begun_since: inner.sessions.max_age.map(|age| now.plus(span_ms(age).saturating_neg())),
             now,
             grace_ms: span_ms(inner.refresh_grace),
         };
         match inner.store.rotate_refresh(&request).await? {
             Rotation::Rotated => Ok(tokens),
             Rotation::Reused => Err(IdentityError::RefreshReused(who)),
+            Rotation::TooOld => Err(IdentityError::SessionTooOld(who)),
             Rotation::Ended => Err(IdentityError::SessionEnded),
         }
     }
@@ -244,30 +274,48 @@ impl Identity {
     /// [`IdentityError::Token`], [`IdentityError::ForeignRefresh`] (also where the caller's token names no session),
     /// [`IdentityError::Store`].
     pub async fn revoke(&self, caller: &SessionKey, refresh: &str) -> Result<()> {
-        let now = now();
-        let named = self.inner.keyring.verify(refresh, Kind::Refresh, now)?;
+        let named = self.inner.keyring.verify(refresh, Kind::Refresh, now())?;
         match &named.sid {
-            Some(sid) if named == *caller => {
-                self.inner.store.end_session(caller.user, sid, now).await?;
-                Ok(())
-            }
+            Some(sid) if named == *caller => self.end_session(caller.user, sid, None).await.map(drop),
             _ => Err(IdentityError::ForeignRefresh),
         }
     }
 
-    /// The user's sessions that are alive, newest first.
-    pub async fn sessions(&self, user: UserId) -> Result<Vec<Session>> {
-        Ok(self.inner.store.sessions(user, now()).await?)
+    /// A page of the user's sessions that are alive, newest first.
+    pub async fn sessions(&self, user: UserId, page: Page) -> Result<SessionList> {
+        Ok(self.inner.store.sessions(user, self.inner.session_clock.now().await, page).await?)
     }
 
-    /// Ends one session of the user; whether it was alive.
-    pub async fn end_session(&self, user: UserId, sid: &SessionId) -> Result<bool> {
-        Ok(self.inner.store.end_session(user, sid, now()).await?)
+    /// Ends one session of the user; whether it was alive. `by` says which administrator does it, and the username of the
+    /// account, for the trail.
+    ///
+    /// # Errors
+    /// [`IdentityError::Unrecorded`], [`IdentityError::Store`]: then nothing has ended.
+    pub async fn end_session(
+        &self,
+        user: UserId,
+        sid: &SessionId,
+        by: Option<(&Actor, &str)>,
+    ) -> Result<bool> {
+        let now = self.inner.session_clock.now().await;
+        let ended = self.inner.store.end_sessions(&SessionEnd { user, sid: Some(sid), now, by }).await?;
+        Ok(!ended.sids.is_empty())
     }
 
-    /// Ends every session of the user that is alive, and names them.
-    pub async fn end_sessions(&self, user: UserId) -> Result<Vec<SessionId>> {
-        Ok(self.inner.store.end_sessions(user, now()).await?)
+    /// Ends every session of the user that is alive, and names them. `by` as in [`Self::end_session`].
+    ///
+    /// # Errors
+    /// [`IdentityError::Unrecorded`], [`IdentityError::Store`]: then the rest is alive still.
+    pub async fn end_sessions(&self, user: UserId, by: Option<(&Actor, &str)>) -> Result<Vec<SessionId>> {
+        let now = self.inner.session_clock.now().await;
+        let mut sids = Vec::new();
+        loop {
+            let ended = self.inner.store.end_sessions(&SessionEnd { user, sid: None, now, by }).await?;
+            sids.extend(ended.sids);
+            if !ended.more {
+                return Ok(sids);
+            }
+        }
     }
 
     fn mint_pair(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<TokenPair> {
@@ -291,8 +339,10 @@ fn refresh_hash(refresh: &str) -> RefreshHash {
 #[cfg(test)]
 mod tests {
     use super::super::AccountEdit;
-    use super::super::stage::{HERE, admin, identity, registration};
+    use super::super::stage::{HERE, admin, identity, identity_with, registration};
     use super::*;
+
+    const ALL: Page = Page { number: 1, size: 1_000 };
 
     #[tokio::test]
     async fn a_login_by_name_or_address_speaks_for_its_account() {
@@ -306,7 +356,7 @@ mod tests {
             assert_eq!(identity.verify_access(&signed_in.tokens.refresh), Err(TokenError::Kind));
             assert_eq!(signed_in.session.sid.unwrap().as_str().len(), 10);
         }
-        let sessions = identity.sessions(ada.id).await.unwrap();
+        let sessions = identity.sessions(ada.id, ALL).await.unwrap().sessions;
         assert_eq!(sessions.len(), 3);
         assert_eq!(sessions[0].user_agent.as_ref().unwrap().len(), MAX_USER_AGENT);
     }
@@ -384,7 +434,7 @@ mod tests {
         assert!(matches!(refused, Err(IdentityError::ForeignRefresh)));
         let refused = identity.revoke(&phone.session, &phone.tokens.access).await;
         assert!(matches!(refused, Err(IdentityError::Token(TokenError::Kind))));
-        assert_eq!(identity.sessions(phone.account.id).await.unwrap().len(), 2, "nothing has ended");
+        assert_eq!(identity.sessions(phone.account.id, ALL).await.unwrap().total, 2, "nothing has ended");
 
         identity.revoke(&phone.session, &phone.tokens.refresh).await.unwrap();
         identity.revoke(&phone.session, &phone.tokens.refresh).await.unwrap();
@@ -393,7 +443,37 @@ mod tests {
             Err(IdentityError::SessionEnded)
         ));
         identity.refresh(HERE, &laptop.tokens.refresh).await.unwrap();
-        assert!(!identity.end_session(phone.account.id, phone.session.sid.as_ref().unwrap()).await.unwrap());
-        assert_eq!(identity.end_sessions(phone.account.id).await.unwrap(), [laptop.session.sid.unwrap()]);
+        let sid = phone.session.sid.as_ref().unwrap();
+        assert!(!identity.end_session(phone.account.id, sid, None).await.unwrap());
+        let ended = identity.end_sessions(phone.account.id, None).await.unwrap();
+        assert_eq!(ended, [laptop.session.sid.unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_login_beyond_the_most_ends_the_oldest_session_and_a_refresh_beyond_the_age_its_own() {
+        let policy = SessionPolicy { most_alive: 2, max_age: Some(Duration::ZERO) };
+        let identity = identity_with(policy).await;
+        identity.register(HERE, registration("ada")).await.unwrap();
+        let mut sessions = Vec::new();
+        for expected in [0, 0, 1, 1] {
+            let signed_in = identity.login(HERE, "ada", "ada's password", None).await.unwrap();
+            assert_eq!(signed_in.displaced.len(), expected);
+            if let Some(displaced) = signed_in.displaced.first() {
+                assert_eq!(signed_in.displaced.len() + 1, sessions.len(), "{displaced}");
+                let oldest: SignedIn = sessions.remove(0);
+                assert_eq!(Some(displaced), oldest.session.sid.as_ref());
+                let refused = identity.refresh(HERE, &oldest.tokens.refresh).await;
+                assert!(matches!(refused, Err(IdentityError::SessionEnded)));
+            }
+            sessions.push(signed_in);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let newest = sessions.pop().unwrap();
+        match identity.refresh(HERE, &newest.tokens.refresh).await {
+            Err(IdentityError::SessionTooOld(who)) => assert_eq!(who, newest.session),
+            other => panic!("{other:?}"),
+        }
+        let refused = identity.refresh(HERE, &newest.tokens.refresh).await;
+        assert!(matches!(refused, Err(IdentityError::SessionEnded)));
     }
 }

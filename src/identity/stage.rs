@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Identity, Limits, Registration, Settings};
+use super::{Identity, Limits, Registration, SessionPolicy, Settings};
 use crate::model::Actor;
 use crate::store;
 
@@ -28,6 +28,11 @@ impl Deref for Stage {
 
 /// Identity over an empty database, without grace for refresh tokens.
 pub async fn identity() -> Stage {
+    identity_with(SessionPolicy::default()).await
+}
+
+/// [`identity`] with these bounds for sessions.
+pub async fn identity_with(sessions: SessionPolicy) -> Stage {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = format!("sqlite://{}", folder.path().join("identity.db").display());
     let store = store::open(&url, &store::Options::default()).await.expect("a new database");
@@ -36,6 +41,7 @@ pub async fn identity() -> Stage {
         access_ttl: Duration::from_mins(15),
         refresh_ttl: Duration::from_hours(1),
         refresh_grace: Duration::ZERO,
+        sessions,
         secret: "a secret of more than thirty-two bytes!".into(),
         trusted_secrets: Vec::new(),
         issuers: Vec::new(),

@@ -6,6 +6,7 @@
 //! `KEYS`). Knows nothing of SQL or HTTP.
 
 mod audit;
+mod clock;
 mod deadlines;
 mod embedded;
 mod events;

@@ -22,7 +22,8 @@ use self::counts::Counts;
 use self::fence::FenceKeeper;
 use crate::live::{Checked, Heartbeat, LiveError, LiveSet, StatusOutcome};
 use crate::model::{
-    Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective,
+    Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey, UserId,
+    merge::Effective,
 };
 use crate::store::{Store, StoreError};
 
@@ -310,9 +311,38 @@ impl PresenceService {
     /// Where a shard could not be told; all others were.
     pub async fn restore_fence(&self) -> Result<(), PresenceError> {
         let stands = self.inner.fence.stand_everywhere().await;
-        let ended = self.inner.fence.end_sessions_again().await;
+        self.inner.fence.end_sessions_again();
         let followed = self.inner.fence.follow().await.map(drop);
-        stands.and(ended).and(followed)
+        stands.and(followed)
+    }
+
+    /// Sessions of a user have ended in SQL: their tokens stop working, and the user is offline unless another session is
+    /// alive. Where Redis does not hear it, it is told again.
+    pub async fn sessions_ended(&self, user: UserId, sids: &[SessionId]) -> Result<(), PresenceError> {
+        let ended = self.inner.fence.end_now(user, sids).await;
+        if ended.is_err() {
+            self.inner.heard(user, false);
+        }
+        ended
+    }
+
+    /// Tells Redis of all ends of sessions that it was not told of; for the task that does so. Whether it is noted of each
+    /// that Redis was told: not where another transaction holds its row.
+    ///
+    /// # Errors
+    /// Where a shard could not be told, or SQL failed.
+    pub async fn tell_session_ends(&self) -> Result<bool, PresenceError> {
+        self.inner.fence.tell_untold_ends().await
+    }
+
+    /// Says that sessions may have ended in SQL: [`Self::untold_session_ends`] returns.
+    pub fn sessions_may_have_ended(&self) {
+        self.inner.fence.end_sessions_again();
+    }
+
+    /// Returns when sessions may have ended of which Redis was not told.
+    pub async fn untold_session_ends(&self) {
+        self.inner.fence.sessions_ended().await;
     }
 
     /// The process ends: what it was preparing in Redis is somebody else's to begin at once.

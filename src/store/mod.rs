@@ -26,9 +26,10 @@ use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transit
 
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, EmailSearch,
-    MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash, Rotation,
-    RotationRequest, Session, SetAside, Standing, StoreError, Trail, TrailFilter,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
+    Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
+    Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError, Trail,
+    TrailFilter, UntoldEnd, UntoldEnds, Woken,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -158,33 +159,40 @@ pub trait Store: Send + Sync + 'static {
     /// visible, is returned by [`Self::account_changes`] from it.
     async fn change_cursor(&self) -> Result<ChangeCursor>;
     /// The accounts changed since `since`, each once, and the cursor to go on from. Never misses a change, however
-    /// transactions overlapped; may repeat one.
+    /// transactions overlapped.
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges>;
-    /// Returns as soon as the accounts may have changed, or after `timeout`; a mere wake-up. An error means that the
-    /// watch was lost and set up anew at the next call: look at the log then.
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()>;
+    /// Returns as soon as accounts or sessions may have changed, or after `timeout`; a mere wake-up. An error means that
+    /// the watch was lost and set up anew at the next call: look at the log then.
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken>;
 
     // Login sessions.
 
     /// Adds a session with its first refresh token, if the account may be present and still is as
-    /// [`NewSession::password_hash`] says; whether it did.
-    async fn create_session(&self, new: &NewSession) -> Result<bool>;
-    /// The user's sessions that have not ended and whose last refresh token has not expired, newest first.
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>>;
+    /// [`NewSession::password_hash`] says; `None` where not. Ends older sessions where the account would have more alive
+    /// than [`NewSession::most_alive`]: first those whose last refresh token has expired, then the oldest. Costs the same
+    /// however many sessions of the account have ended.
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>>;
+    /// A page of the user's sessions that have not ended and whose last refresh token has not expired, newest first.
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList>;
     /// Spends a refresh token and issues its successor; see [`Rotation`].
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation>;
-    /// Ends the session: its refresh tokens are void from now on. Whether such a session of that user was alive;
-    /// ending an ended one changes nothing.
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool>;
-    /// Ends all sessions of the user that are alive, and names them.
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>>;
+    /// Ends sessions: their refresh tokens are void from now on. Ending an ended one changes nothing. Where an
+    /// administrator does it, the trail has the record, or nothing ends ([`StoreError::Unrecorded`]).
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended>;
     /// Whether a session of that user and name is known and has ended (`false` for names SQL does not know: tokens
     /// may be minted elsewhere).
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool>;
-    /// The sessions that ended at `since` or later.
+    /// The sessions whose end Redis was told of at `since` or later, by the clock of Redis; and those of which it was not
+    /// told, of accounts that may be present. Of a blocked account Redis refuses every token.
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>>;
-    /// The sessions of these users that ended at `since` or later.
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>>;
+    /// Ends that Redis has not been told of, of accounts greater than `after`: a bounded number of each account, so that
+    /// one with many holds up no other.
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds>;
+    /// The same for these accounts, a bounded number of each.
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>>;
+    /// Notes that Redis was told of the ends of these sessions, each at that instant by the clock of Redis; returns how
+    /// many were untold until now. Rows that another transaction holds are left as they are.
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64>;
 
     // The history.
 

@@ -1,4 +1,5 @@
-//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, tell of ended sessions, write
+//! `last_seen` behind.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -10,6 +11,7 @@ mod last_seen;
 mod listen;
 mod persist;
 mod reconcile;
+mod session_ends;
 mod sweep;
 mod verify;
 
@@ -85,28 +87,32 @@ impl Tasks {
         }
         let (one, now) = (context.clone(), sweep_now.clone());
         loops.spawn(named("listen", async move { listen::run(&one, &now).await }));
-        // What carries something between SQL and Redis waits until both are known to be of one installation.
         let one = context.clone();
-        loops.spawn(named("reconcile", async move {
-            one.live.verified().await;
-            reconcile::run(&one).await;
-        }));
+        loops.spawn(named(
+            "reconcile",
+            when_paired(context.live.clone(), async move { reconcile::run(&one).await }),
+        ));
         let one = context.clone();
-        loops.spawn(named("verify", async move {
-            one.live.verified().await;
-            verify::run(&one).await;
-        }));
+        loops.spawn(named(
+            "verify",
+            when_paired(context.live.clone(), async move { verify::run(&one).await }),
+        ));
         let one = context.clone();
-        loops.spawn(named("accounts", async move {
-            one.live.verified().await;
-            accounts::run(&one).await;
-        }));
+        loops.spawn(named(
+            "accounts",
+            when_paired(context.live.clone(), async move { accounts::run(&one).await }),
+        ));
+        let one = context.clone();
+        loops.spawn(named(
+            "session_ends",
+            when_paired(context.live.clone(), async move { session_ends::run(&one).await }),
+        ));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
-            loops.spawn(named("last_seen", async move {
-                one.live.verified().await;
-                last_seen::run(&one).await;
-            }));
+            loops.spawn(named(
+                "last_seen",
+                when_paired(context.live.clone(), async move { last_seen::run(&one).await }),
+            ));
         }
         // The persister alone has something in hand that is worth finishing.
         let one = context.clone();
@@ -145,6 +151,12 @@ impl Tasks {
             Box::pin(async { tokio::join!(self.live.resign(), Box::pin(self.presence.resign())) });
         let _ = timeout(FAREWELL, resigning).await;
     }
+}
+
+/// Runs what carries something between SQL and Redis, from when both are known to be of one installation.
+async fn when_paired(live: LiveSet, run: impl Future<Output = ()>) {
+    live.verified().await;
+    run.await;
 }
 
 /// Catches a panic, whose text the panic hook has printed, so that the loop can be named.

@@ -5,6 +5,7 @@ mod issuers;
 mod limits;
 mod parse;
 mod secret;
+mod sessions;
 mod tokens;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use clap::Args;
 pub use doors::DoorSettings;
 pub use limits::LimitSettings;
 pub use secret::Secret;
+pub use sessions::{MaxAge, SessionSettings};
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
@@ -63,7 +65,7 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
 
-    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit`, keys or http. For the test
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `session_ends`, `last_seen`, `group_commit`, keys or http. For the test
     /// that shows that the process ends
     #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
     pub panic_in: Option<String>,
@@ -81,6 +83,10 @@ pub struct Settings {
     /// Whose tokens are taken.
     #[command(flatten)]
     pub tokens: TokenSettings,
+
+    /// How many login sessions an account may have, and how old one may become.
+    #[command(flatten)]
+    pub sessions: SessionSettings,
 
     /// How often clients may try.
     #[command(flatten)]

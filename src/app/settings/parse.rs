@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Secret;
+use super::sessions::MaxAge;
 
 type Read<T> = Result<T, String>;
 
@@ -37,6 +38,13 @@ pub(super) fn refresh_ttl(text: &str) -> Read<Duration> {
 
 pub(super) fn grace(text: &str) -> Read<Duration> {
     span(text, "0s", "5m")
+}
+
+pub(super) fn session_max_age(text: &str) -> Read<MaxAge> {
+    if text == "off" {
+        return Ok(MaxAge(None));
+    }
+    span(text, "1s", "3650d").map(|age| MaxAge(Some(age))).map_err(|error| format!("{error}, or off"))
 }
 
 pub(super) fn jwks_refresh(text: &str) -> Read<Duration> {
@@ -85,6 +93,8 @@ mod tests {
         assert_eq!(ttl("2"), Ok(Duration::from_secs(2)));
         assert_eq!(refresh_ttl("7d"), Ok(Duration::from_hours(168)));
         assert_eq!(flush("0"), Ok(Duration::ZERO));
+        assert_eq!(session_max_age("off"), Ok(MaxAge(None)));
+        assert_eq!(session_max_age("30d"), Ok(MaxAge(Some(Duration::from_hours(720)))));
     }
 
     #[test]
@@ -101,5 +111,6 @@ mod tests {
             assert!(ttl(text).unwrap_err().contains("from 1s to 1h"), "{text}");
         }
         assert!(flush("10ms").is_err());
+        assert!(session_max_age("0").unwrap_err().contains("from 1s to 3650d"));
     }
 }

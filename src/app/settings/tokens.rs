@@ -61,6 +61,7 @@ impl TokenSettings {
             access_ttl: self.access_ttl,
             refresh_ttl: self.refresh_ttl,
             refresh_grace: self.refresh_grace,
+            sessions: identity::SessionPolicy::default(),
             secret: secret.reveal().to_string(),
             trusted_secrets: self.trusted_secrets.iter().map(|secret| secret.reveal().to_string()).collect(),
             issuers: self.issuers.read()?,

@@ -83,7 +83,13 @@ pub async fn login(
     let user_agent =
         headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned());
     let signed_in = state.identity.login(client, &body.username, &body.password, user_agent).await?;
-    let SignedIn { account, tokens: TokenPair { access, refresh }, session } = signed_in;
+    let SignedIn { account, tokens: TokenPair { access, refresh }, session, displaced } = signed_in;
+    if !displaced.is_empty()
+        && let Err(error) = state.presence.sessions_ended(session.user, &displaced).await
+    {
+        // SQL holds the ends, and Redis is told of them when it answers.
+        tracing::warn!(%error, user = session.user, "sessions ended in SQL, but not yet in Redis");
+    }
     match arrive(&state, &session).await {
         Ok(Beat { status, last_seen }) => {
             let presence = Some(Presence { status, last_seen: Some(last_seen) });
@@ -92,7 +98,7 @@ pub async fn login(
         }
         Err(error) => {
             if let Some(sid) = &session.sid
-                && let Err(error) = state.identity.end_session(session.user, sid).await
+                && let Err(error) = state.identity.end_session(session.user, sid, None).await
             {
                 tracing::warn!(%error, user = session.user, "a login that failed has left its session behind");
             }
@@ -124,6 +130,8 @@ pub async fn refresh(
         Err(error) => {
             if let IdentityError::RefreshReused(who) = &error {
                 tracing::warn!(user = who.user, "a refresh token was used twice; its session has been ended");
+            }
+            if let IdentityError::RefreshReused(who) | IdentityError::SessionTooOld(who) = &error {
                 // SQL holds the end already and will bring Redis in line; the answer is the same.
                 if let Err(error) = state.presence.leave(who).await {
                     tracing::warn!(%error, user = who.user, "a session ended in SQL, but not yet in Redis");

@@ -102,7 +102,7 @@ impl FenceKeeper {
             }
         }
         // Thousands may have ended; done in one go, the building would lapse meanwhile, and never come to its end.
-        let ended = self.store.sessions_ended_since(self.tokens_may_live_since()).await?;
+        let ended = self.store.sessions_ended_since(self.tokens_may_live_since(&shards).await?).await?;
         for chunk in self.sessions_within(ended, &shards).chunks(ENDED_AT_ONCE) {
             self.live.end_again(chunk).await?;
             if !self.keep(&mut site).await? {

@@ -13,6 +13,7 @@ mod hashes;
 mod history;
 mod import;
 mod lists;
+mod session_ends;
 mod sessions;
 mod trail;
 
@@ -31,9 +32,10 @@ use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
-    RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, Ended,
+    ImportRow, Imported, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
+    Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
+    TrailFilter, UntoldEnd, UntoldEnds, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
@@ -323,28 +325,24 @@ impl Store for Sqlite {
         Ok(changes)
     }
 
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {
         self.watch.wait(Instant::now() + timeout, self.timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<bool> {
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>> {
         self.write(async |lease| sessions::create(lease, new).await).await
     }
 
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
-        self.read(async |lease| sessions::of_user(lease, user, now).await).await
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+        self.read(async |lease| sessions::of_user(lease, user, now, page).await).await
     }
 
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
         self.write(async |lease| sessions::rotate(lease, request).await).await
     }
 
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
-        self.write(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
-    }
-
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
-        self.write(async |lease| sessions::end(lease, user, None, now).await).await
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended> {
+        self.write(async |lease| sessions::end(lease, end).await).await
     }
 
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
@@ -352,14 +350,25 @@ impl Store for Sqlite {
     }
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-        self.read(async |lease| sessions::ended_since(lease, since).await).await
+        self.read(async |lease| session_ends::since(lease, since).await).await
     }
 
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds> {
+        self.read(async |lease| session_ends::untold(lease, after).await).await
+    }
+
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        self.read(async |lease| sessions::ended_of(lease, users, since).await).await
+        self.read(async |lease| session_ends::untold_of(lease, users).await).await
+    }
+
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64> {
+        if told.is_empty() {
+            return Ok(0);
+        }
+        self.write(async |lease| session_ends::told(lease, told).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {

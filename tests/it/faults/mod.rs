@@ -252,7 +252,11 @@ async fn nothing_is_lost_doubled_late_or_risen_when_redis_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_late_or_risen_when_others_share_redis_and_sql() {
     use Kind::{EvictKeys, ForgetRowLock, SaveStaleRows, StepSqlClock};
-    rounds(3, &[&[SaveStaleRows, ForgetRowLock, StepSqlClock], &[EvictKeys], &[ForgetRowLock, SaveStaleRows]]).await;
+    rounds(
+        3,
+        &[&[SaveStaleRows, ForgetRowLock, StepSqlClock], &[EvictKeys], &[ForgetRowLock, SaveStaleRows]],
+    )
+    .await;
 }
 
 /// `make faults`

@@ -134,8 +134,11 @@ impl World {
             let present =
                 self.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
             let stream = "presence:{0}:transitions";
-            let left =
-                [redis(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]), redis(&["XLEN", stream]), present.to_string()];
+            let left = [
+                redis(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]),
+                redis(&["XLEN", stream]),
+                present.to_string(),
+            ];
             if left.iter().all(|left| left == "0") {
                 let pending = redis(&["XPENDING", stream, "persist"]);
                 // A group that is gone with the data has nothing pending either.

@@ -238,7 +238,11 @@ async fn whom_a_lost_redis_served_until_the_end_is_offline_no_earlier_than_that(
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
     for row in scene.histories().await.iter().filter(|row| row[3] == "expired") {
         let at: i64 = row[4].parse().unwrap();
-        assert!(at >= served - 100, "dated {} ms before a heartbeat that was acknowledged: {row:?}", served - at);
+        assert!(
+            at >= served - 100,
+            "dated {} ms before a heartbeat that was acknowledged: {row:?}",
+            served - at
+        );
         assert!(at <= served + 2 * ttl_ms, "{row:?}");
     }
 }

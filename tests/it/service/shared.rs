@@ -115,7 +115,8 @@ async fn a_banned_account_stays_out_and_nobody_flaps_whichever_key_is_lost() {
         })
         .await;
     }
-    let offline = "SELECT CAST(count(*) AS text) FROM presence_transitions WHERE to_status = 'offline' AND user_id > 2";
+    let offline =
+        "SELECT CAST(count(*) AS text) FROM presence_transitions WHERE to_status = 'offline' AND user_id > 2";
     assert_eq!(scene.sql.number(offline).await, 0, "nobody was flapped");
 }
 
@@ -144,7 +145,10 @@ async fn a_status_that_an_administrator_sets_is_no_sighting() {
     let admin = access_token(1, "");
     let path = "admin/users/2/set-online-status/";
     let (status, set, _) = scene.api.post(path, Some(&admin), &json!({"status": "online"})).await;
-    assert_eq!((status.as_u16(), &set["online_status"], &set["last_seen"]), (200, &json!("online"), &json!(null)));
+    assert_eq!(
+        (status.as_u16(), &set["online_status"], &set["last_seen"]),
+        (200, &json!("online"), &json!(null))
+    );
     // The write-behind has had its turn when it has written another user's.
     let phone = access_token(3, "phone");
     eventually(Duration::from_secs(10), async || {
@@ -209,7 +213,10 @@ async fn blocks_follow_sql_after_its_log_of_changes_was_replaced() {
     refused(&tokens[0], 403).await;
     assert_eq!(scene.service.terminate().await, 0);
     // What a restored dump looks like: other blocks, and a log that never led from one to the other.
-    scene.sql.run("UPDATE users SET status = CASE id WHEN 2 THEN 'active' WHEN 3 THEN 'banned' ELSE status END").await;
+    scene
+        .sql
+        .run("UPDATE users SET status = CASE id WHEN 2 THEN 'active' WHEN 3 THEN 'banned' ELSE status END")
+        .await;
     scene.sql.run("DELETE FROM account_changes").await;
     let again = scene.start_another(TTL).await;
     let api = crate::support::http::Api::new(again.base_url());

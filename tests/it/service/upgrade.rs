@@ -49,14 +49,18 @@ fn former_keys(redis: &RedisServer, now: i64) {
     cli(&format!("SET presence:{{0}}:moves {}", now * 1_000));
     cli("SADD presence:{0}:blocked 5");
     redis.cli(&["SET", "presence:{0}:ended:gone", &now.to_string(), "PX", "900000"]);
-    for (user, fields, seen) in [(2, "s:phone", now - TTL_MS + 3_000), (3, "s:phone", now), (4, "s:desk", now)] {
+    for (user, fields, seen) in
+        [(2, "s:phone", now - TTL_MS + 3_000), (3, "s:phone", now), (4, "s:desk", now)]
+    {
         let key = format!("presence:{{0}}:user:{user}");
         cli(&format!("HSET {key} status online since {} {fields} {seen}", now - 60_000));
         cli(&format!("PEXPIREAT {key} {}", seen + TTL_MS));
         cli(&format!("ZADD presence:{{0}}:live {} {user}", seen + TTL_MS));
     }
     cli(&format!("HSET presence:{{0}}:user:3 s:laptop {}", now - 5_000));
-    cli(&format!("XADD presence:{{0}}:transitions {now}-0 user 4 to online reason heartbeat at {now} seen {now}"));
+    cli(&format!(
+        "XADD presence:{{0}}:transitions {now}-0 user 4 to online reason heartbeat at {now} seen {now}"
+    ));
     cli("XGROUP CREATE presence:{0}:transitions persist 0");
 }
 
@@ -65,7 +69,9 @@ async fn upgrade(url: String) {
     let sql = former_schema(&url).await;
     sql.seed(1, 6).await;
     let now = chrono::Utc::now().timestamp_millis();
-    let at = |ms: i64| chrono::DateTime::from_timestamp_millis(ms).unwrap().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+    let at = |ms: i64| {
+        chrono::DateTime::from_timestamp_millis(ms).unwrap().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    };
     sql.run("UPDATE users SET status = 'suspended' WHERE id = 5").await;
     sql.run(&format!(
         "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, ended_at) VALUES ('gone', 6, '{0}', '{0}', '{0}')",

@@ -59,7 +59,8 @@ fn library() -> PathBuf {
                 folder.join(format!("presenced-clock-{}.tmp", std::process::id())),
                 folder.join(format!("presenced-clock-{}.so", std::process::id())),
             );
-            let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&draft).arg(source).status();
+            let compiled =
+                Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&draft).arg(source).status();
             assert!(compiled.expect("a C compiler is installed: scripts/install test").success());
             std::fs::rename(&draft, &library).unwrap();
             library
