@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Identity, Limits, Registration, Settings};
+use super::{Identity, Limits, Registration, Settings, token};
 use crate::model::Actor;
 use crate::store;
 
@@ -38,6 +38,7 @@ pub async fn identity() -> Stage {
         refresh_grace: Duration::ZERO,
         secret: "a secret of more than thirty-two bytes!".into(),
         trusted_secrets: Vec::new(),
+        leeway: token::Leeway::NONE,
         issuers: Vec::new(),
     };
     Stage { identity: Identity::new(store, &settings, Limits::off()), _folder: folder }
