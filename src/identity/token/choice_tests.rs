@@ -131,7 +131,7 @@ fn an_issuer_may_share_a_secret_and_is_read_by_its_own_claims_all_the_same() {
     }
     // Neither a key of the other kind, nor a refresh token, nor what our own secret signs by its names.
     assert_eq!(verify(&token(SHARED, Algorithm::HS512, &good()), Kind::Refresh), Err(TokenError::Elsewhere));
-    assert_eq!(verify(&token(SECRET, Algorithm::HS512, &good()), Kind::Access), Err(TokenError::Claims));
+    assert_eq!(verify(&token(SECRET, Algorithm::HS256, &good()), Kind::Access), Err(TokenError::Claims));
     let own = ring.mint(Kind::Access, 7, &SessionId::parse("s1").unwrap(), "j", NOW, 60_000).unwrap();
     assert_eq!(verify(&own, Kind::Access), Ok(ada()));
 }
