@@ -4,13 +4,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use presenced::app::{self, Cli};
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let trouble = ExitCode::from(cli.trouble());
     let wanted = std::env::var("PRESENCE_LOG").unwrap_or_else(|_| "info,fred=error".to_string());
     let filter = match EnvFilter::try_new(&wanted) {

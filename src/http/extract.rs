@@ -41,7 +41,7 @@ pub struct AdminWriter(pub Actor);
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let who = bearer(state, &parts.headers)?;
+        let who = bearer(state, &parts.headers).await?;
         state.presence.admit_reader(&who).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -50,7 +50,7 @@ impl FromRequestParts<AppState> for Reader {
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let who = bearer(state, &parts.headers)?;
+        let who = bearer(state, &parts.headers).await?;
         state.presence.heartbeat(&who, HeartbeatWord::Touch).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -60,7 +60,7 @@ impl FromRequestParts<AppState> for Leaver {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
-        let (who, expires_at) = state.identity.verify_access_until(token)?;
+        let (who, expires_at) = state.identity.authenticate(token).await?;
         state.presence.check(&who).await.map_err(of_caller)?;
         Ok(Self(who, expires_at))
     }
@@ -70,7 +70,7 @@ impl FromRequestParts<AppState> for TokenEnd {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
-        Ok(Self(state.identity.verify_access_until(token)?.1))
+        Ok(Self(state.identity.authenticate(token).await?.1))
     }
 }
 
@@ -119,10 +119,10 @@ pub fn of_caller(error: PresenceError) -> Problem {
 /// presence.
 ///
 /// # Errors
-/// 401, which says what is wrong with the token.
-pub fn bearer(state: &AppState, headers: &HeaderMap) -> Result<SessionKey, Problem> {
+/// 401, which says what is wrong with the token; 503 where too many tokens of issuers wait to be verified.
+pub async fn bearer(state: &AppState, headers: &HeaderMap) -> Result<SessionKey, Problem> {
     let token = bearer_token(headers).ok_or_else(Problem::no_token)?;
-    Ok(state.identity.verify_access(token)?)
+    Ok(state.identity.authenticate(token).await?.0)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {

@@ -227,6 +227,7 @@ impl From<IdentityError> for Problem {
             ),
             IdentityError::TooMany { retry_after } => Self::too_many(retry_after),
             IdentityError::Overloaded => Self::overloaded(StatusCode::TOO_MANY_REQUESTS),
+            IdentityError::TokensOverloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
             IdentityError::Internal(reason) => {
                 tracing::error!(reason, "a request failed");
                 Self::internal()
@@ -322,6 +323,7 @@ mod tests {
             (IdentityError::SessionEnded.into(), 401),
             (IdentityError::ForeignRefresh.into(), 403),
             (IdentityError::Overloaded.into(), 429),
+            (IdentityError::TokensOverloaded.into(), 503),
             (IdentityError::TooMany { retry_after: Duration::from_micros(1) }.into(), 429),
             (IdentityError::Internal("secret inside".into()).into(), 500),
         ];

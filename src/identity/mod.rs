@@ -3,8 +3,10 @@
 //! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
 //! ([`rules`]), accounts ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
 //! it asks Redis); [`import`] brings in the accounts of an existing product. Decides no presence: where a session ends or an
-//! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
+//! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2), and what costs CPU is
+//! done off the threads that serve (`workers`).
 
+mod access;
 pub mod accounts;
 mod clock;
 pub mod import;
@@ -15,6 +17,7 @@ pub mod sessions;
 #[cfg(test)]
 mod stage;
 pub mod token;
+mod workers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,9 +38,10 @@ pub use rules::FieldErrors;
 pub use sessions::{SessionPolicy, SignedIn, TokenPair};
 pub use token::TokenError;
 
+use access::Signatures;
 use clock::SessionClock;
 use password::Passwords;
-use token::{IssuerSettings, Keyring, Kind};
+use token::{IssuerSettings, Keyring, Leeway};
 
 type Result<T> = std::result::Result<T, IdentityError>;
 
@@ -86,6 +90,9 @@ pub enum IdentityError {
     /// More passwords wait to be checked than may.
     #[error("too many passwords wait to be checked")]
     Overloaded,
+    /// More tokens of issuers wait to be verified than may.
+    #[error("too many tokens wait to be verified")]
+    TokensOverloaded,
     /// The machine failed: no randomness, no memory, a dead thread.
     #[error("internal failure: {0}")]
     Internal(String),
@@ -123,6 +130,8 @@ pub struct Settings {
     pub secret: String,
     /// Further secrets whose tokens are taken.
     pub trusted_secrets: Vec<String>,
+    /// By how much the clocks of others that sign with these secrets may be off.
+    pub leeway: Leeway,
     /// Identity providers whose access tokens are taken.
     pub issuers: Vec<IssuerSettings>,
 }
@@ -135,6 +144,7 @@ impl fmt::Debug for Settings {
             .field("refresh_grace", &self.refresh_grace)
             .field("sessions", &self.sessions)
             .field("trusted_secrets", &self.trusted_secrets.len())
+            .field("leeway", &self.leeway)
             .field("issuers", &self.issuers)
             .finish_non_exhaustive()
     }
@@ -149,6 +159,7 @@ pub struct Identity {
 struct Inner {
     store: Arc<dyn Store>,
     keyring: Keyring,
+    signatures: Signatures,
     passwords: Passwords,
     limits: Limits,
     session_clock: SessionClock,
@@ -165,11 +176,13 @@ struct Inner {
 impl Identity {
     /// Identity over this database, with these limits to what clients may try.
     pub fn new(store: Arc<dyn Store>, settings: &Settings, limits: Limits) -> Self {
-        let keyring =
-            Keyring::new(&settings.secret, &settings.trusted_secrets).with_issuers(&settings.issuers);
+        let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets)
+            .with_leeway(settings.leeway)
+            .with_issuers(&settings.issuers);
         Self {
             inner: Arc::new(Inner {
                 store,
+                signatures: Signatures::of(&keyring),
                 keyring,
                 passwords: Passwords::new(),
                 session_clock: SessionClock::new(limits.live().cloned()),
@@ -194,22 +207,7 @@ impl Identity {
     /// Enters what this room counts.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.inner.limits.register(registry);
-    }
-
-    /// As [`Self::verify_access`], with the instant at which the token expires.
-    ///
-    /// # Errors
-    /// [`TokenError`].
-    pub fn verify_access_until(&self, token: &str) -> std::result::Result<(SessionKey, Millis), TokenError> {
-        self.inner.keyring.verify_until(token, Kind::Access, now())
-    }
-
-    /// Who speaks by this access token. Asks nobody: neither SQL nor Redis.
-    ///
-    /// # Errors
-    /// [`TokenError`], whose text says what is wrong with it.
-    pub fn verify_access(&self, token: &str) -> std::result::Result<SessionKey, TokenError> {
-        self.inner.keyring.verify(token, Kind::Access, now())
+        self.inner.signatures.register(registry);
     }
 
     /// One account as SQL has it now.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Identity, Limits, Registration, SessionPolicy, Settings};
+use super::{Identity, Limits, Registration, SessionPolicy, Settings, token};
 use crate::model::Actor;
 use crate::store;
 
@@ -44,6 +44,7 @@ pub async fn identity_with(sessions: SessionPolicy) -> Stage {
         sessions,
         secret: "a secret of more than thirty-two bytes!".into(),
         trusted_secrets: Vec::new(),
+        leeway: token::Leeway::NONE,
         issuers: Vec::new(),
     };
     Stage { identity: Identity::new(store, &settings, Limits::off()), _folder: folder }

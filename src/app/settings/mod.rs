@@ -6,6 +6,7 @@ mod limits;
 mod parse;
 mod secret;
 mod sessions;
+mod sources;
 mod tokens;
 
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use clap::Args;
 
 pub use doors::DoorSettings;
 pub use limits::LimitSettings;
-pub use secret::Secret;
-pub use sessions::{MaxAge, SessionSettings};
+pub use secret::{Secret, SecretList};
+pub use sessions::SessionSettings;
+pub use sources::read;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
@@ -125,33 +127,31 @@ impl Settings {
     /// # Errors
     /// A message that names the setting and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(key) = self.database_url.as_ref().and_then(|url| unknown_parameter(url.reveal())) {
-            anyhow::bail!(
-                "DATABASE_URL (--database-url) has the parameter '{key}', which is none of {}",
-                POSTGRES_PARAMETERS.join(", ")
-            );
-        }
-        let scheme_of = |url: &Secret| url.reveal().split_once("://").map(|(scheme, _)| scheme.to_string());
         if let Some(url) = &self.database_url {
+            let named = url.named("DATABASE_URL (--database-url)");
+            if let Some(key) = unknown_parameter(url.reveal()) {
+                anyhow::bail!(
+                    "{named} has the parameter '{key}', which is none of {}",
+                    POSTGRES_PARAMETERS.join(", ")
+                );
+            }
             let known = ["postgres", "postgresql", "sqlite"];
             let scheme = url.reveal().split_once(':').map(|(scheme, _)| scheme);
             anyhow::ensure!(
                 scheme.is_some_and(|scheme| known.contains(&scheme)),
-                "DATABASE_URL (--database-url) must begin with postgres:// or sqlite://"
+                "{named} must begin with postgres:// or sqlite://"
             );
         }
         if let Some(url) = &self.redis_url {
             let known =
                 ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
+            let scheme = url.reveal().split_once("://").map(|(scheme, _)| scheme);
             anyhow::ensure!(
-                scheme_of(url).is_some_and(|scheme| known.contains(&scheme.as_str())),
-                "REDIS_URL (--redis-url) must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://"
+                scheme.is_some_and(|scheme| known.contains(&scheme)),
+                "{} must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://",
+                url.named("REDIS_URL (--redis-url)")
             );
         }
-        anyhow::ensure!(
-            self.admin_password.as_ref().is_none_or(|password| !password.reveal().is_empty()),
-            "PRESENCE_ADMIN_PASSWORD (--admin-password) must not be empty; leave it out to have one made"
-        );
         self.doors.check()?;
         self.tokens.check()
     }

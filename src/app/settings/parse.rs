@@ -4,8 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Secret;
 use super::sessions::MaxAge;
+use super::{Secret, SecretList};
 
 type Read<T> = Result<T, String>;
 
@@ -65,7 +65,13 @@ pub(super) fn flush(text: &str) -> Read<Duration> {
 /// clap would print a refused value; a secret's parser never fails, and the settings' `check` says what is wrong.
 #[allow(clippy::unnecessary_wraps)]
 pub(super) fn secret(text: &str) -> Read<Secret> {
-    Ok(Secret::new(text.to_string()))
+    Ok(Secret::of_setting(text, None))
+}
+
+/// As [`secret`], for several.
+#[allow(clippy::unnecessary_wraps)]
+pub(super) fn secrets(text: &str) -> Read<SecretList> {
+    Ok(SecretList::of_setting(text, None))
 }
 
 /// Reads what key names begin with: nothing that a pattern, a cluster's hash tag or the key names themselves give a meaning.

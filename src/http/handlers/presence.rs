@@ -40,7 +40,7 @@ pub async fn record<B>(state: &AppState, request: Request<B>) -> Result<Bytes, P
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let who = bearer(state, request.headers())?;
+    let who = bearer(state, request.headers()).await?;
     let word = if request.body().is_end_stream() {
         drop(request);
         HeartbeatWord::Online

@@ -205,6 +205,7 @@ async fn while_the_provider_fails_in_whatever_way_the_known_keys_go_on_working()
         key_set(many),
         Answers::Never,
         Answers::Endless,
+        Answers::Drip,
     ];
     // Each way has a service of its own, so that none waits for the pause after another's failures.
     let first = stage(&[("PRESENCE_JWKS_URL", &provider.url()), env[0]]).await;
@@ -230,6 +231,7 @@ async fn while_the_provider_fails_in_whatever_way_the_known_keys_go_on_working()
         assert!(begun.elapsed() < Duration::from_secs(1), "and nobody waits: {way:?}");
         // What is read is bounded; the rest lies in buffers of the network.
         assert!(one.sent() < 16 << 20, "{}", one.sent());
+        assert_eq!(one.strays(), [""; 0], "a redirect is not followed");
     }
     for (way, one, service, api) in &services {
         one.answer(key_set([known, next]));

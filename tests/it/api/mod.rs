@@ -8,6 +8,9 @@
 //! | [`hashes`] | password hashes that Django made |
 //! | [`identity`] | accounts, logins and tokens |
 //! | [`issuers`] | tokens of an existing product and of identity providers, minted by the real packages |
+//! | [`shared_secrets`] | tokens of an existing product that signs and names its claims in its own way |
+//! | [`claims_of_tokens`] | ids, sessions and times in tokens, at their bounds |
+//! | [`forged`] | floods of forged tokens, which cost others nothing |
 //! | [`rotation`] | a new secret, which logs nobody out |
 //! | [`sessions`] | logouts, ended sessions, and what a Redis that forgets does to them |
 //! | [`presence`] | heartbeats, activity and expiry |
@@ -21,7 +24,9 @@
 mod account_rule;
 mod admin;
 mod attacks;
+mod claims_of_tokens;
 mod errors;
+mod forged;
 mod hashes;
 mod identity;
 mod issuers;
@@ -32,6 +37,7 @@ mod presence;
 mod reading;
 mod rotation;
 mod sessions;
+mod shared_secrets;
 mod trail;
 
 use std::time::Duration;

@@ -64,7 +64,7 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
-        ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
+        ("PRESENCE_ADMIN_PASSWORD_FILE", "/nowhere", "cannot be read"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
     ] {
@@ -102,6 +102,7 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_LAST_SEEN_FLUSH",
         "PRESENCE_REFRESH_GRACE",
         "PRESENCE_TRUSTED_SECRETS",
+        "PRESENCE_TOKEN_LEEWAY",
         "PRESENCE_SHUTDOWN_TIMEOUT",
         "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",

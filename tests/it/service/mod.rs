@@ -15,6 +15,7 @@ mod import;
 mod lost;
 mod metrics;
 mod punctual;
+mod secret_files;
 mod shared;
 mod start;
 mod statements;

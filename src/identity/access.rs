@@ -1,0 +1,86 @@
+//! Access tokens as requests show them: verified at once where that is cheap, else on threads of their own.
+//!
+//! A token that was verified lately is known again, and one that a shared secret signed costs a microsecond or two: both are
+//! answered on the thread that asks. A signature by an issuer's public key costs a hundred times as much, and strangers can
+//! show as many forged ones as they like. So those are checked by a bounded number of threads behind a bounded queue, and
+//! heartbeats with a token of the other two kinds do not notice them.
+
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::token::{Keyring, Kind, SignatureCheck, Step};
+use super::workers::{Bounds, Refused, Workers};
+use super::{Identity, IdentityError, Result, now};
+use crate::metrics::{Counters, Registry};
+use crate::model::{Millis, SessionKey};
+
+/// How many signatures may wait for each thread that checks them: some 50 ms of work.
+const QUEUE: usize = 128;
+/// How long one may wait.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Checks the signatures of issuers.
+pub(super) struct Signatures {
+    /// None where no issuer has public keys: then there is nothing to check.
+    workers: Option<Workers>,
+    /// By what came of them: good, bad, refused.
+    counts: Counters<3>,
+}
+
+impl Signatures {
+    /// As many at once as half of the cores: the other half is for those who serve, and for Redis and SQL where they are on
+    /// the same machine.
+    pub(super) fn of(keyring: &Keyring) -> Self {
+        let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+        let at_once = (cores / 2).max(1);
+        let bounds = Bounds { at_once, queue: QUEUE * at_once, patience: PATIENCE };
+        Self {
+            workers: keyring.has_public_keys().then(|| Workers::start(bounds)),
+            counts: Counters::new("outcome", ["good", "bad", "refused"]),
+        }
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let help =
+            "Signatures by public keys of issuers that were checked, or refused because too many waited";
+        registry.counters("token_signatures", help, &self.counts);
+    }
+
+    async fn check(&self, keyring: &Keyring, check: SignatureCheck) -> Result<(SessionKey, Millis)> {
+        let outcome = match &self.workers {
+            Some(workers) => workers.run(move || check.run()).await,
+            None => Ok(check.run()),
+        };
+        let (index, answer) = match outcome {
+            Ok(Ok(signed)) => (0, Ok(keyring.keep(signed))),
+            Ok(Err(error)) => (1, Err(error.into())),
+            Err(Refused::Overloaded) => (2, Err(IdentityError::TokensOverloaded)),
+            Err(Refused::Lost) => (2, Err(IdentityError::Internal("a signature thread died".to_owned()))),
+        };
+        self.counts.at(index).inc();
+        answer
+    }
+}
+
+impl Identity {
+    /// Who speaks by this access token, and the instant at which it expires. Asks neither SQL nor Redis nor an issuer.
+    ///
+    /// # Errors
+    /// [`IdentityError::Token`], whose text says what is wrong with it; [`IdentityError::TokensOverloaded`].
+    pub async fn authenticate(&self, token: &str) -> Result<(SessionKey, Millis)> {
+        let inner = &*self.inner;
+        match inner.keyring.begin(token, Kind::Access, now())? {
+            Step::Done(who, until) => Ok((who, until)),
+            // Elsewhere, so that the futures of all other requests need no room for it.
+            Step::Check(check) => Box::pin(inner.signatures.check(&inner.keyring, check)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// [`Self::authenticate`] for tests, whose tokens are our own.
+    pub fn verify_access(&self, token: &str) -> std::result::Result<SessionKey, super::TokenError> {
+        self.inner.keyring.verify(token, Kind::Access, now())
+    }
+}
