@@ -110,6 +110,6 @@ mod tests {
         drop(held);
         let first = waiting.remove(0).await.unwrap();
         drop((first, waiting));
-        lane.enter().await.unwrap();
+        drop(lane.enter().await.unwrap());
     }
 }

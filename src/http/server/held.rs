@@ -134,10 +134,14 @@ impl Held {
         if self.displace(&all, self.bounds.most) { Admission::Admitted } else { Admission::Waits }
     }
 
-    /// Whether an address has room for one more; where it has not, its own connections make some.
+    /// Whether an address has room for one more; where it has not, its own connections make some. An address that may have
+    /// all connections has no bound of its own.
     fn has_room_for(&mut self, address: IpAddr) -> bool {
+        let is_bounded = self.bounds.per_address < self.bounds.most;
         let own = match self.by_address.get(&address) {
-            Some(own) if own.len() >= self.bounds.per_address => own.iter().copied().collect::<Vec<_>>(),
+            Some(own) if is_bounded && own.len() >= self.bounds.per_address => {
+                own.iter().copied().collect::<Vec<_>>()
+            }
             _ => return true,
         };
         if self.too_many_of_one.is_due() {

@@ -10,6 +10,8 @@
 //! applies among the connections of that address alone, and where all of them have a request in hand, the newcomer is
 //! closed. Trusted proxies have no such bound: many clients share their addresses.
 
+#[cfg(test)]
+mod bounds_tests;
 mod connection;
 mod held;
 mod patience;

@@ -12,10 +12,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::*;
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// So many connections, from one address or from several.
-fn doors(max_connections: usize, patience: Patience) -> Doors {
+pub(super) fn doors(max_connections: usize, patience: Patience) -> Doors {
     Doors {
         tls: None,
         max_connections,
@@ -30,7 +30,7 @@ async fn start(router: Router, grace: Duration) -> (SocketAddr, oneshot::Sender<
     start_with(doors, router, grace).await
 }
 
-async fn start_with(
+pub(super) async fn start_with(
     doors: Doors,
     router: Router,
     grace: Duration,
@@ -44,7 +44,7 @@ async fn start_with(
     (address, stop, tokio::spawn(serve(listener, router.into(), doors, shutdown, grace)))
 }
 
-async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(super) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
         let mut bytes = [0; 1024];
@@ -110,7 +110,7 @@ async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
 }
 
 /// Short enough for a test, in the order of the real ones.
-fn short() -> Patience {
+pub(super) fn short() -> Patience {
     Patience {
         handshake: Duration::from_millis(200),
         head: Duration::from_millis(200),
@@ -120,7 +120,7 @@ fn short() -> Patience {
     }
 }
 
-fn hello() -> Router {
+pub(super) fn hello() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
 
@@ -238,7 +238,7 @@ async fn where_all_have_requests_in_hand_newcomers_wait() {
 }
 
 /// A server that speaks TLS, and a client that trusts it.
-async fn start_tls(
+pub(super) async fn start_tls(
     patience: Patience,
     router: Router,
 ) -> (String, oneshot::Sender<()>, JoinHandle<()>, reqwest::Client, tempfile::TempDir) {
