@@ -9,6 +9,7 @@ use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity, Limits};
 use crate::live::LiveSet;
+use crate::model::Escaped;
 use crate::store::Store;
 use crate::tasks::{self, Context};
 
@@ -57,7 +58,13 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
             None,
         )
         .await?;
-    println!("created: {} (id {}, {}, {})", account.username, account.id, account.role, account.status);
+    println!(
+        "created: {} (id {}, {}, {})",
+        Escaped(&account.username),
+        account.id,
+        account.role,
+        account.status
+    );
     if made {
         println!("password: {password}");
     }

@@ -6,12 +6,20 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::caller::CallerSlot;
 use super::problem::Problem;
 
 /// Carries a request to its end even where the client hangs up, as browsers do with a tab that logs out and closes:
 /// hyper drops the work of a closed connection wherever it waits, and what has happened in SQL would not reach Redis.
 pub async fn carry(request: Request, next: Next) -> Response {
-    match tokio::spawn(next.run(request)).await {
+    // It is under way to its end, and counts as one of its caller's until then.
+    let caller = request.extensions().get::<CallerSlot>().cloned();
+    let carried = tokio::spawn(async move {
+        let response = next.run(request).await;
+        drop(caller);
+        response
+    });
+    match carried.await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),

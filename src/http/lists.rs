@@ -3,6 +3,9 @@
 //!
 //! The statement that reads the page reads the accounts of those who ask as well: whoever has lost a role since gets no
 //! answer of it, and no request asks SQL twice.
+//!
+//! A search or a filter reads every account, and each user can ask for another one every time. So a user has one of these
+//! under way and a few that wait for it; more are 429. The store bounds how many run at once, whoever asks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{ListName, UserPage, View};
 use super::cursor::Cursor;
+use super::per_user::{PerUser, Place as UserPlace};
 use super::problem::Problem;
 use crate::model::{Account, OnlineCursor, Place, Role, UserId};
 use crate::presence::{ListQuery, Listing, PresenceError, PresenceService, Reading, Shared, Unanswered};
@@ -27,6 +31,11 @@ static CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
 /// nothing. With it a database that hangs is said to be away in as good time as ever.
 const HEAD_START: Duration = Duration::from_millis(100);
 
+/// How many searches and filtered lists of one user run at once.
+const SCANS_AT_ONCE: usize = 1;
+/// How many more of them wait for that: a search field that asks with every letter typed has some on its way.
+const SCANS_WAITING: usize = 4;
+
 /// What is asked. Who asks is no part of it, but where the answer hangs on that beyond what is shown of each user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Question {
@@ -36,12 +45,24 @@ pub enum Question {
     Online(Place<OnlineCursor>),
 }
 
+impl Question {
+    /// Whether the answer reads every account.
+    const fn is_scan(&self) -> bool {
+        match self {
+            Self::Users(query, _) => query.is_narrowed(),
+            Self::Online(_) => false,
+        }
+    }
+}
+
 /// Somebody who asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Asker {
     user: UserId,
     /// Whether this is for administrators alone.
     administers: bool,
+    /// Held until the work is done, also where the client has hung up.
+    _scan: Option<UserPlace>,
 }
 
 /// A list as it goes out. Clones share the bytes.
@@ -53,36 +74,48 @@ pub struct ListAnswer {
 
 /// Answers lists; clones share one inside.
 #[derive(Clone)]
-pub struct Lists(Shared<Question, Asker, Result<ListAnswer, Problem>>);
+pub struct Lists {
+    shared: Shared<Question, Asker, Result<ListAnswer, Problem>>,
+    scans: PerUser,
+}
 
 impl Lists {
     /// Lists as `presence` has them.
     pub fn new(presence: PresenceService) -> Self {
         let presence = Arc::new(presence);
-        Self(Shared::new(HEAD_START, move |question, askers| {
+        let shared = Shared::new(HEAD_START, move |question, askers| {
             let presence = Arc::clone(&presence);
             async move { answer(&presence, &question, &askers).await }.boxed()
-        }))
+        });
+        Self { shared, scans: PerUser::new(SCANS_AT_ONCE, SCANS_WAITING) }
     }
 
     /// A list as `user` may see it.
     ///
     /// # Errors
-    /// 401 where there is no such account any more, 403 where it may not see this, 503.
+    /// 401 where there is no such account any more, 403 where it may not see this, 429 where the user asks for too many
+    /// searches at once, 503.
     pub async fn for_user(&self, question: Question, user: UserId) -> Result<ListAnswer, Problem> {
-        self.ask(question, Asker { user, administers: false }).await
+        self.ask(question, user, false).await
     }
 
     /// A list for an administrator: as [`Self::for_user`], and 403 for everybody else.
     pub async fn for_admin(&self, question: Question, user: UserId) -> Result<ListAnswer, Problem> {
-        self.ask(question, Asker { user, administers: true }).await
+        self.ask(question, user, true).await
     }
 
-    async fn ask(&self, question: Question, asker: Asker) -> Result<ListAnswer, Problem> {
-        self.0.ask(question, asker).await.unwrap_or_else(|unanswered| match unanswered {
-            Unanswered::TooManyWait => Err(PresenceError::Overloaded.into()),
-            Unanswered::Panicked => Err(Problem::internal()),
-        })
+    async fn ask(&self, question: Question, user: UserId, administers: bool) -> Result<ListAnswer, Problem> {
+        let scan = if question.is_scan() {
+            Some(self.scans.enter(user).await.map_err(|_| Problem::too_many_at_once())?)
+        } else {
+            None
+        };
+        self.shared.ask(question, Asker { user, administers, _scan: scan }).await.unwrap_or_else(
+            |unanswered| match unanswered {
+                Unanswered::TooManyWait => Err(PresenceError::Overloaded.into()),
+                Unanswered::Panicked => Err(Problem::internal()),
+            },
+        )
     }
 }
 
@@ -129,14 +162,14 @@ fn each<C: Cursor>(
     let (mut public, mut whole) = (None, None);
     let answers = askers.iter().map(|asker| {
         let account = accounts.get(&asker.user).ok_or_else(Problem::account_gone)?;
-        let view = view(account, *asker, by_status)?;
+        let view = view(account, asker, by_status)?;
         let answer = if view == View::Whole { &mut whole } else { &mut public };
         answer.get_or_insert_with(|| make(&reading, view)).clone()
     });
     answers.collect()
 }
 
-fn view(account: &Account, asker: Asker, by_status: bool) -> Result<View, Problem> {
+fn view(account: &Account, asker: &Asker, by_status: bool) -> Result<View, Problem> {
     let is_admin = account.role == Role::Admin;
     if asker.administers && !(is_admin && account.may_be_present()) {
         return Err(Problem::admins_only());
