@@ -1,4 +1,4 @@
-//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind, look after SQL.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -6,11 +6,13 @@
 
 mod accounts;
 mod counts;
+mod deferral;
 mod last_seen;
 mod listen;
 mod persist;
 mod reconcile;
 mod sweep;
+mod upkeep;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -88,6 +90,8 @@ impl Tasks {
         loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
         let one = context.clone();
         loops.spawn(named("accounts", async move { accounts::run(&one).await }));
+        let one = context.clone();
+        loops.spawn(named("upkeep", async move { upkeep::run(&one).await }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
             loops.spawn(named("last_seen", async move { last_seen::run(&one).await }));

@@ -69,8 +69,11 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor, prune: bool) -> Re
         // costs nothing but space, and the next hour tries again.
         let pruned = lease
             .execute(
-                query("DELETE FROM account_changes WHERE xid < $1::xid8 AND at < now() - interval '7 days'")
-                    .bind(&from),
+                query(
+                    "DELETE FROM account_changes WHERE id IN (SELECT id FROM account_changes \
+                     WHERE xid < $1::xid8 AND at < now() - interval '7 days' FOR UPDATE SKIP LOCKED)",
+                )
+                .bind(&from),
             )
             .await;
         if let Err(error) = pruned {
