@@ -121,6 +121,12 @@ async fn check(context: &Context) -> anyhow::Result<()> {
     if drained.others_at_it {
         println!("a running service has transitions in hand and writes them itself");
     }
+    if drained.users_held > 0 {
+        println!(
+            "another transaction in the database holds the rows of {} user(s): their transitions wait in Redis for it to end",
+            drained.users_held
+        );
+    }
     println!("online now: {}", context.live.online_count().await?);
     Ok(())
 }

@@ -23,14 +23,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
-    Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
-    Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError, Trail,
-    TrailFilter, UntoldEnd, UntoldEnds, Woken,
+    Ended, MirrorPage, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome,
+    RefreshHash, Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError,
+    Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -67,9 +67,10 @@ impl Default for Options {
 }
 
 /// A database. Every method is one transaction; every failure of the database itself is
-/// [`StoreError::Unavailable`] (gone, refused, too slow: worth a retry) or [`StoreError::Database`] (it answered, and
-/// the answer was no). A statement that reads every account may be [`StoreError::Busy`] too, and ends in the database when its
-/// caller gives up.
+/// [`StoreError::Unavailable`] (gone, refused, too slow: worth a retry), [`StoreError::Locked`] (another transaction was in
+/// the way for as long as the call could wait: worth a retry), or [`StoreError::Database`] (it answered, and the answer was
+/// no). A statement that reads every account may be [`StoreError::Busy`] too, and ends in the database when its caller gives
+/// up.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Brings the schema up to date; safe to run by several processes at once. Returns the migrations applied now.
@@ -199,16 +200,22 @@ pub trait Store: Send + Sync + 'static {
 
     // The history.
 
-    /// Redis's time of the newest stream entry of a shard that the history holds.
+    /// Redis's time of the newest stream entry of a shard that SQL has taken, whether or not the history still holds it.
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>>;
+    /// A stream id that is no older than any entry that SQL has taken, of whatever shard (with another number of shards,
+    /// users move between them); `None` where SQL has taken none. Transitions count in SQL if their ids are newer.
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>>;
 
     /// Writes a batch of one shard's transitions, in stream order, in one transaction: history rows by
     /// [`crate::model::history::chain`], the mirror and `last_seen` in `users`. Running it again with the same or an
-    /// overlapping batch adds nothing. Transitions of users whom SQL does not know go to `presence_set_aside`.
-    /// Batches of one shard never run side by side.
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome>;
-    /// Write-behind: moves `users.last_seen` forward, never back; returns how many rows changed.
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64>;
+    /// overlapping batch adds nothing. Transitions of users whom SQL does not know go to `presence_set_aside`; those of
+    /// users whose row another transaction holds are left out, and the outcome names these users. `now` is Redis's clock
+    /// when the batch was taken: a `users.last_seen` far ahead of it gives way. Batches of one shard never run side by
+    /// side.
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome>;
+    /// Write-behind: moves `users.last_seen` forward, never back, unless it lies far ahead of `now`, Redis's clock; leaves
+    /// out rows that another transaction holds. Returns how many rows changed.
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64>;
     /// Up to `limit` users whose mirror says that they are present, ascending by id, all ids greater than `after`.
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>>;
 
@@ -223,8 +230,8 @@ pub trait Store: Send + Sync + 'static {
     async fn history_after(&self, user: UserId, id: i64, limit: u32) -> Result<Vec<HistoryStep>>;
     /// How many transitions were set aside.
     async fn set_aside(&self) -> Result<SetAside>;
-    /// Sets the mirror of these users to where their history leads, each if its version still is this one; returns for
-    /// how many it was another.
+    /// Sets the mirror of these users to where their history leads (offline where there is neither a row nor a version),
+    /// each if its version still is this one and no other transaction holds the row; returns for how many it was another.
     async fn mend_mirror(&self, users: &[(UserId, i64)]) -> Result<u64>;
     /// Lowers the versions of these users to `to`, each if it still is this one: newer transitions are taken again after
     /// Redis's clock went back.
@@ -232,4 +239,19 @@ pub trait Store: Send + Sync + 'static {
     /// Chains a row to the one before it, as [`crate::model::history::chain`] would have: it begins where that one
     /// ended, or goes where it led nowhere else. Whether it did: not where the two have changed.
     async fn mend_history(&self, broken: &Break) -> Result<bool>;
+
+    // What other applications and restored dumps leave to put right.
+
+    /// Looks after what is not the accounts' own: triggers that were disabled, a sequence of ids that was left behind.
+    /// Cheap where nothing is to be done; not counted by [`Self::statements`] then.
+    async fn upkeep(&self) -> Result<Upkeep>;
+    /// Compares the mirror of up to `limit` accounts with their history, ascending by id, all ids greater than `after`, and
+    /// puts right what differs. Reads one row of the history for each account; not counted by [`Self::statements`] where
+    /// all agree.
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage>;
+    /// The largest id that was ever given to an account, as far as this database tells; 0 for none.
+    async fn max_user_id(&self) -> Result<UserId>;
+    /// Sees to it that new accounts get ids greater than `at_least` and than every id that there is; whether the sequence
+    /// of ids lay behind. Never takes it back.
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool>;
 }

@@ -16,6 +16,11 @@ pub enum StoreError {
     /// Too many statements that read every account run, or wait, already.
     #[error("too many searches wait for the database")]
     Busy,
+    /// Another transaction held what this call needed, for as long as the call could wait.
+    #[error(
+        "another transaction in the database holds a lock that this needs; it may succeed when that has ended: {0}"
+    )]
+    Locked(#[source] Box<sqlx::Error>),
     /// The database answered with an error.
     #[error("the database refused a statement: {0}")]
     Database(#[source] Box<sqlx::Error>),
@@ -61,7 +66,7 @@ impl StoreError {
 
     /// Whether the same call may succeed later.
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Locked(_))
     }
 
     /// Whether there was no place for the call, in a database that is well.
@@ -390,6 +395,29 @@ pub struct RecordOutcome {
     pub recorded: usize,
     /// Users whom SQL does not know, each once: their transitions were set aside.
     pub unknown: Vec<UserId>,
+    /// Users whose row another transaction holds, ascending: nothing of theirs was recorded. Their transitions must come
+    /// again before any later ones of theirs.
+    pub locked: Vec<UserId>,
+}
+
+/// What the upkeep found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Upkeep {
+    /// Names the table of accounts as it is stored: another word after it was restored, truncated or rewritten.
+    pub identity: String,
+    /// Triggers that were disabled, or did not fire for replicated rows any more, and are enabled again.
+    pub triggers_enabled: u64,
+    /// Whether the sequence of account ids lay behind the accounts and was raised.
+    pub ids_raised: bool,
+}
+
+/// One page of the comparison of mirror and history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MirrorPage {
+    /// The last account of the page; `None` at the end.
+    pub last: Option<UserId>,
+    /// How many mirrors differed from the history and were put right.
+    pub mended: u64,
 }
 
 /// A user whom the mirror calls present.

@@ -39,7 +39,7 @@ async fn flush(context: &Context, shard: u32) -> Result<(), PresenceError> {
     loop {
         let page = context.live.seen(shard, place, CHUNK).await?;
         if !page.users.is_empty() {
-            context.store.touch_last_seen(&page.users).await?;
+            context.store.touch_last_seen(&page.users, page.now).await?;
         }
         if page.next.is_none() {
             return Ok(());

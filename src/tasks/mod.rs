@@ -1,5 +1,5 @@
 //! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, tell of ended sessions, write
-//! `last_seen` behind.
+//! `last_seen` behind, look after SQL.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -7,12 +7,14 @@
 
 mod accounts;
 mod counts;
+mod deferral;
 mod last_seen;
 mod listen;
 mod persist;
 mod reconcile;
 mod session_ends;
 mod sweep;
+mod upkeep;
 mod verify;
 
 use std::panic::AssertUnwindSafe;
@@ -107,6 +109,8 @@ impl Tasks {
             "session_ends",
             when_paired(context.live.clone(), async move { session_ends::run(&one).await }),
         ));
+        let one = context.clone();
+        loops.spawn(named("upkeep", async move { upkeep::run(&one).await }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
             loops.spawn(named(

@@ -88,8 +88,9 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor, prune: bool) -> Re
         let pruned = lease
             .execute(
                 query(
-                    "DELETE FROM account_changes WHERE xid < pg_snapshot_xmin($1::text::pg_snapshot) \
-                     AND at < now() - interval '7 days'",
+                    "DELETE FROM account_changes WHERE id IN (SELECT id FROM account_changes \
+                     WHERE xid < pg_snapshot_xmin($1::text::pg_snapshot) \
+                     AND at < now() - interval '7 days' FOR UPDATE SKIP LOCKED)",
                 )
                 .bind(&from),
             )

@@ -1,11 +1,12 @@
 //! PostgreSQL: the production database. Any number of processes share it.
 //!
-//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. Transactions that touch several rows of `users`
-//! lock them in ascending order of ids, so none waits in a circle; all run at READ COMMITTED, whatever the server's
-//! default, because a look behind a lock must see what its last holder wrote.
+//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. No transaction waits for another one while it holds
+//! locks ([`calls`]); all run at READ COMMITTED, whatever the server's default, because a look behind a lock must see what
+//! its last holder wrote.
 
 mod accounts;
 mod audit;
+mod calls;
 mod changes;
 mod hashes;
 mod history;
@@ -14,6 +15,7 @@ mod lists;
 mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,18 +25,19 @@ use async_trait::async_trait;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, Ended,
-    ImportRow, Imported, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
-    Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
-    TrailFilter, UntoldEnd, UntoldEnds, Woken, schema,
+    ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome,
+    Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
+    TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
+use calls::LOCK_WAIT;
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -47,6 +50,9 @@ const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
 const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Migrations may take this long once the server has answered.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
+/// A migration waits for a lock no longer than this, and tries again after a pause: what waits for a whole table keeps
+/// every other application waiting behind it.
+const MIGRATE_LOCK_WAIT: Duration = Duration::from_millis(500);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
 /// `Sync`) is no statement.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -61,9 +67,10 @@ impl Dialect for sqlx::Postgres {
         match (error.constraint(), error.code().as_deref().unwrap_or_default()) {
             (Some("users_username_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
-            // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
-            // a standby; and a schema that is not there yet.
-            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
+            // No lock in time, deadlock, could not serialise.
+            (_, "55P03" | "40P01" | "40001") => Meaning::Locked,
+            // Cancelled, idle too long, and a server that has become a standby; and a schema that is not there yet.
+            (_, "57014" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
             // Connection lost, out of resources, shutting down or starting up.
             (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => {
                 Meaning::Unavailable
@@ -92,9 +99,12 @@ impl Postgres {
         let connect = PgConnectOptions::from_str(url)
             .map_err(|error| StoreError::Url(error.to_string()))?
             .application_name("presenced");
-        let statement_timeout = options.timeout.as_millis().max(1).to_string();
+        let [statement_timeout, lock_timeout] =
+            [options.timeout, LOCK_WAIT].map(|bound| bound.as_millis().max(1).to_string());
         let tally = Tally::new();
-        let bounded = connect.clone().options([("statement_timeout", statement_timeout)]);
+        let bounded = connect
+            .clone()
+            .options([("statement_timeout", statement_timeout), ("lock_timeout", lock_timeout)]);
         let pool = |connections: u32| {
             let health = Arc::clone(&tally);
             PgPoolOptions::new()
@@ -132,23 +142,6 @@ impl Postgres {
         Ok(Self { pool, scan_pool, scans, connect, timeout: options.timeout, tally, watch })
     }
 
-    /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
-    async fn with<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
-        self.within(self.timeout, work).await
-    }
-
-    async fn within<T>(
-        &self,
-        bound: Duration,
-        work: impl AsyncFnOnce(&mut PgLease) -> Result<T>,
-    ) -> Result<T> {
-        let bounded = timeout(bound, async {
-            let mut lease = Lease::take(&self.pool, &self.tally).await?;
-            work(&mut lease).await
-        });
-        bounded.await.unwrap_or_else(|_| Err(too_slow()))
-    }
-
     /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
     /// within the store's bound. A caller who gives up takes the connection along, and the server ends the statement.
     async fn scan<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
@@ -160,9 +153,22 @@ impl Postgres {
         bounded.await.unwrap_or_else(|_| Err(too_slow()))
     }
 
-    /// Migrates on a connection of its own, because a migration may take longer than any statement of the service.
+    /// Migrates; again and again while another transaction holds a table, or another process migrates.
     async fn run_migrations(&self) -> Result<Vec<String>> {
-        let connecting = timeout(self.timeout, PgConnection::connect_with(&self.connect)).await;
+        let until = Instant::now() + MIGRATE_TIMEOUT;
+        loop {
+            match self.try_migrations().await {
+                Err(StoreError::Locked(_)) if Instant::now() < until => sleep(MIGRATE_LOCK_WAIT).await,
+                migrated => return migrated,
+            }
+        }
+    }
+
+    /// On a connection of its own, because a migration may take longer than any statement of the service.
+    async fn try_migrations(&self) -> Result<Vec<String>> {
+        let bound = MIGRATE_LOCK_WAIT.as_millis().to_string();
+        let connect = self.connect.clone().options([("lock_timeout", bound)]);
+        let connecting = timeout(self.timeout, PgConnection::connect_with(&connect)).await;
         let mut connection =
             connecting.map_err(|_| too_slow())?.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         self.tally.count(1);
@@ -372,18 +378,22 @@ impl Store for Postgres {
         self.with(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.with(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch, now).await).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -425,5 +435,21 @@ impl Store for Postgres {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.with(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.with(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

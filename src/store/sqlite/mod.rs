@@ -17,6 +17,7 @@ mod lists;
 mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -35,12 +36,12 @@ use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, Ended,
-    ImportRow, Imported, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
-    Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
-    TrailFilter, UntoldEnd, UntoldEnds, Woken, schema,
+    ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome,
+    Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
+    TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -61,8 +62,8 @@ impl Dialect for sqlx::Sqlite {
         // The low byte of an extended code is the code itself.
         let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default() & 0xff;
         match code {
-            // BUSY, LOCKED, IOERR, FULL, CANTOPEN.
-            5 | 6 | 10 | 13 | 14 => Meaning::Unavailable,
+            // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+            5 | 6 | 8 | 10 | 13 | 14 | 15 => Meaning::Unavailable,
             _ if error.message().contains("users_username_key") => Meaning::Taken("username"),
             _ if error.message().contains("users_email_key") => Meaning::Taken("email"),
             _ => Meaning::Refused,
@@ -399,19 +400,23 @@ impl Store for Sqlite {
         self.read(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.read(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await)
-            .await
+        let record = async |lease: &mut SqliteLease| history::record(lease, shard, batch, now).await;
+        self.within(BATCH_TIMEOUT, &self.writer, record).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -454,5 +459,21 @@ impl Store for Sqlite {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.read(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.write(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

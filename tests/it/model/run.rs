@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use presenced::live::{LiveSet, Turn, Verdict, Work};
+use presenced::live::{LiveSet, Turn, Verdict};
 use presenced::model::{HeartbeatWord, OnlineStatus, Page, UserId};
 
 use super::answers::Model;
@@ -290,7 +290,7 @@ impl<'a> Run<'a> {
                 let Reply::Turn(Turn::Mine(work)) = turn else {
                     return Err(format!("no turn at last: {turn:?}"));
                 };
-                if work == Work::default() {
+                if work.is_empty() {
                     break;
                 }
                 self.sql.commit(shard, &work)?;

@@ -214,10 +214,7 @@ async fn a_change_by_another_handle_wakes_who_waits(db: Db) {
 async fn nothing_wakes_nobody(db: Db) {
     let ada = db.user("ada").await;
     watching(&*db.store).await;
-    db.store
-        .record(0, &[super::transition(1_000, ada, presenced::model::OnlineStatus::Online)])
-        .await
-        .unwrap();
+    db.record(0, &[super::transition(1_000, ada, presenced::model::OnlineStatus::Online)]).await.unwrap();
     db.sql("UPDATE users SET status = status").await;
     let began = Instant::now();
     db.store.wait_for_account_change(Duration::from_millis(500)).await.unwrap();

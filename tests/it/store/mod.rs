@@ -19,11 +19,16 @@ use std::time::Duration;
 use presenced::model::{
     Account, AccountStatus, Millis, OnlineStatus, Reason, Role, StreamId, Transition, UserId,
 };
-use presenced::store::{ChangeCursor, NewAccount, Options, PasswordHash, Store, open};
+use presenced::store::{
+    ChangeCursor, NewAccount, Options, PasswordHash, RecordOutcome, Store, StoreError, open,
+};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
 use crate::support::poll::eventually;
 use crate::support::postgres::{Postgres, TestDatabase};
+
+/// After every instant in the tests: nothing lies in its future.
+pub const LATER: Millis = Millis(4_102_444_800_000);
 
 /// Makes each function a test on either database.
 macro_rules! on_both {
@@ -112,6 +117,25 @@ impl Db {
                 sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(pool).await.unwrap()
             }
         }
+    }
+
+    /// Records a batch that was taken at an instant after all instants of the tests.
+    pub async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome, StoreError> {
+        self.store.record(shard, batch, LATER).await
+    }
+
+    /// Writes `last_seen` behind, at an instant after all instants of the tests.
+    pub async fn touch(&self, seen: &[(UserId, Millis)]) -> Result<u64, StoreError> {
+        self.store.touch_last_seen(seen, LATER).await
+    }
+
+    /// Changes columns of presence as the service does, which no trigger puts back: what restored dumps and disabled triggers
+    /// leave behind.
+    pub async fn falsify(&self, change: &str, condition: &str) {
+        self.sql(&format!(
+            "UPDATE users SET {change}, presence_writes = presence_writes + 1 WHERE {condition}"
+        ))
+        .await;
     }
 
     /// An account of this name, active.

@@ -7,7 +7,7 @@ use presenced::model::{Millis, OnlineStatus, Page};
 use presenced::store::{AccountFilter, ChangeCursor, Options, Store, StoreError, open};
 use sqlx::{Connection, PgConnection, query};
 
-use super::{Db, new_account, transition};
+use super::{Db, LATER, new_account, transition};
 use crate::support::poll::eventually;
 use crate::support::postgres::{PrivatePostgres, TestDatabase};
 
@@ -56,14 +56,16 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("present", BOUND, store.present_in_mirror_after(0, 10)),
             is_unavailable("has_accounts", BOUND, store.has_accounts()),
             is_unavailable("migrate", BOUND, store.migrate()),
-            is_unavailable("record", Duration::from_secs(11), store.record(0, &batch)),
-            is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen)),
+            is_unavailable("record", Duration::from_secs(11), store.record(0, &batch, LATER)),
+            is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen, LATER)),
         );
     }
     server.resume();
     eventually(RECOVERS_WITHIN, async || store.account(ada).await.map_err(|error| error.to_string())).await;
-    eventually(RECOVERS_WITHIN, async || store.record(0, &batch).await.map_err(|error| error.to_string()))
-        .await;
+    eventually(RECOVERS_WITHIN, async || {
+        store.record(0, &batch, LATER).await.map_err(|error| error.to_string())
+    })
+    .await;
     let present = store.present_in_mirror_after(0, 10).await.unwrap();
     assert_eq!(present.len(), 1);
 }

@@ -24,7 +24,7 @@ async fn two_at_once_migrate_once(db: Db) {
     let (one, two) = tokio::join!(db.store.migrate(), other.migrate());
     let mut applied = one.unwrap();
     applied.extend(two.unwrap());
-    assert_eq!(applied, ["0001 schema", "0002 doors", "0003 counts"]);
+    assert_eq!(applied, ["0001 schema", "0002 doors", "0003 counts", "0004 history"]);
     assert!(!db.store.has_accounts().await.unwrap());
 }
 
@@ -72,7 +72,7 @@ async fn a_store_that_nobody_asks_sends_nothing(db: Db) {
 async fn operators_read_presence_from_users(db: Db) {
     let ada = db.store.create_account(&new_account("ada"), None).await.unwrap().id;
     let batch = [super::transition(1_768_473_000_120, ada, presenced::model::OnlineStatus::Away)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     let seen = if db.url.starts_with("sqlite") {
         "last_seen"
     } else {
