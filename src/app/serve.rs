@@ -59,10 +59,12 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let identity = Identity::new(store.clone(), &identity_settings, settings.limits.limits(&live));
     let mut keys = keep_keys(&identity);
 
+    let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
+
     // Neither is a condition: what is away is waited for while the service says so to whoever asks.
     let mut redis = std::pin::pin!(live.ready());
     let first = tokio::select! {
-        first = at_first(redis.as_mut(), &live, &store, settings, &identity) => first.map(Some),
+        first = at_first(redis.as_mut(), &live, &presence, &store, settings, &identity) => first.map(Some),
         () = &mut stop => Ok(None),
     };
     let First { mut redis_is_ready, mut database_is_ready, mut pair_is_checked, admin } = match first {
@@ -81,9 +83,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         anyhow::Ok(())
     });
 
-    let mut pair = std::pin::pin!(check_pair(&live, &store));
+    let mut pair = std::pin::pin!(check_pair(&live, &store, &presence));
 
-    let presence = PresenceService::new(live.clone(), store.clone(), settings.tokens.access_ttl);
     let (counts, mut metrics) = (Counts::default(), Registry::default());
     presence.register(&mut metrics);
     identity.register_metrics(&mut metrics);
@@ -99,7 +100,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let listeners = Listeners { main: listener, doors, metrics: metrics_listener };
     announce(&listeners, admin.as_ref(), embedded.as_ref())?;
     let failing = presence.clone();
-    let state = state(settings, presence, identity.clone(), metrics);
+    let state = state(settings, presence.clone(), identity.clone(), metrics);
     let (stop_http, mut servers) = listeners.serve(state, settings);
     let outcome = loop {
         tokio::select! {
@@ -228,6 +229,7 @@ struct First {
 async fn at_first(
     redis: impl Future<Output = Result<(), LiveError>>,
     live: &LiveSet,
+    presence: &PresenceService,
     store: &Arc<dyn Store>,
     settings: &Settings,
     identity: &Identity,
@@ -249,17 +251,27 @@ async fn at_first(
     let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
     let pair_is_checked = redis_is_ready && database_is_ready;
     if pair_is_checked {
-        check_pair(live, store).await?;
+        check_pair(live, store, presence).await?;
     }
     Ok(First { redis_is_ready, database_is_ready, pair_is_checked, admin })
 }
 
 /// Returns when Redis and SQL are known to be of one installation; waits for both.
-async fn check_pair(live: &LiveSet, store: &Arc<dyn Store>) -> Result<(), LiveError> {
+async fn check_pair(
+    live: &LiveSet,
+    store: &Arc<dyn Store>,
+    presence: &PresenceService,
+) -> Result<(), LiveError> {
     loop {
         // It fails until the schema is up to date, too.
         match store.installation().await {
-            Ok(id) => return live.belong_to(&id).await,
+            Ok(id) => {
+                live.belong_to(&id).await?;
+                if let Err(error) = presence.keep_ids_from_coming_again().await {
+                    tracing::debug!(%error, "the largest account id will be compared later");
+                }
+                return Ok(());
+            }
             Err(error) => tracing::debug!(%error, "the installation's id cannot be read yet"),
         }
         tokio::time::sleep(PAIR_RETRY).await;

@@ -59,7 +59,7 @@ pub struct Loss {
     pub hold: Duration,
     /// The last moment at which the lost data are known to have served; 0 where none were lost.
     pub served_until: Millis,
-    /// The newest stream id that SQL holds of the shard: the ids go on above it.
+    /// The newest stream id that SQL holds, of whatever shard: the ids go on above it.
     pub newest_in_sql: Option<StreamId>,
 }
 

@@ -406,6 +406,30 @@ impl PresenceService {
         self.inner.fence.compare().await
     }
 
+    /// Sees to it that SQL gives no account id again that it gave before a dump was restored: tokens may still be good that
+    /// speak for it.
+    ///
+    /// # Errors
+    /// Where Redis or SQL cannot be asked.
+    pub async fn keep_ids_from_coming_again(&self) -> Result<(), PresenceError> {
+        let (live, store) = (&self.inner.live, &self.inner.store);
+        let in_sql = store.max_user_id().await?;
+        match live.largest_user_id().await? {
+            Some(largest) if largest > in_sql => {
+                if store.raise_user_id_sequence(largest).await? {
+                    tracing::warn!(
+                        largest,
+                        in_sql,
+                        "SQL lacks accounts that it had (a dump was restored?): new accounts get ids beyond theirs"
+                    );
+                }
+            }
+            _ if in_sql > 0 => live.note_user_id(in_sql).await?,
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Says that SQL may have been replaced: [`Self::blocklist_is_doubtful`] returns.
     pub fn doubt_blocklist(&self) {
         self.inner.fence.doubt();

@@ -85,6 +85,7 @@ pub(super) async fn run(context: &Context) {
 async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Duration, PresenceError> {
     context.live.confirm_installation().await?;
     context.live.look_for_eviction().await;
+    context.presence.keep_ids_from_coming_again().await?;
     let mut outcome = Ok(());
     let epochs = context.live.shards().map(|shard| context.live.epoch(shard));
     for (shard, epoch) in context.live.shards().zip(join_all(epochs).await) {
@@ -128,6 +129,9 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
 /// Compares the blocklist with SQL; where that fails the log of account changes is followed all the same, and the next round
 /// compares again.
 async fn compare_blocklist(context: &Context) {
+    if let Err(error) = context.presence.keep_ids_from_coming_again().await {
+        tracing::debug!(%error, "the largest account id could not be compared");
+    }
     match context.presence.compare_blocklist().await {
         Ok(0) => {}
         Ok(accounts) => {

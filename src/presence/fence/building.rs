@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{CHUNK, FenceKeeper, Result};
 use crate::live::{Loss, Verdict};
-use crate::model::{Millis, StreamId};
+use crate::model::Millis;
 use crate::presence::random_token;
 use crate::store::ChangeCursor;
 
@@ -169,6 +169,7 @@ impl FenceKeeper {
     async fn what_was_there(&self, shards: &BTreeSet<u32>) -> Result<Before> {
         let mut before = Before::default();
         let mut lost = false;
+        let newest_in_sql = self.store.newest_transition_id().await?;
         for shard in shards {
             let fence = self.live.fence(*shard).await?;
             let in_sql = self.store.newest_transition(*shard).await?;
@@ -178,12 +179,8 @@ impl FenceKeeper {
                 before.damaged.insert(*shard);
             }
             let known = self.live.last_heard(*shard).max(fence.newest).max(in_sql.unwrap_or(Millis(0)));
-            let loss = Loss {
-                hold: Duration::ZERO,
-                served_until: known.plus(SERVED_MARGIN_MS),
-                // Above all ids of that millisecond.
-                newest_in_sql: in_sql.map(|at| StreamId { ms: at.0.unsigned_abs() + 1, seq: 0 }),
-            };
+            let loss =
+                Loss { hold: Duration::ZERO, served_until: known.plus(SERVED_MARGIN_MS), newest_in_sql };
             before.losses.insert(*shard, loss);
             before.cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
