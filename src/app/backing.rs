@@ -229,7 +229,9 @@ pub(super) fn live(settings: &Settings, url: String) -> anyhow::Result<LiveSet> 
         instance: format!("{host}-{}-{}", std::process::id(), &random_text()?[..6]),
         command_timeout: Duration::from_millis(1_500),
     };
-    LiveSet::open(options).context("REDIS_URL (--redis-url) cannot be used")
+    let setting = "REDIS_URL (--redis-url)";
+    let named = settings.redis_url.as_ref().map_or(setting, |url| url.named(setting));
+    LiveSet::open(options).with_context(|| format!("{named} cannot be used"))
 }
 
 /// Redis as the settings have it: an embedded server where no URL is given.

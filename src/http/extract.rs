@@ -7,6 +7,7 @@
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use futures_util::FutureExt;
 
 use super::AppState;
 use super::activity::activity;
@@ -126,13 +127,17 @@ pub fn of_caller(error: PresenceError) -> Problem {
 }
 
 /// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean to
-/// presence.
+/// presence. What is returned does not hold the headers.
 ///
 /// # Errors
 /// 401, which says what is wrong with the token; 503 where too many tokens of issuers wait to be verified.
-pub async fn bearer(state: &AppState, headers: &HeaderMap) -> Result<SessionKey, Problem> {
+pub fn bearer<'s>(
+    state: &'s AppState,
+    headers: &HeaderMap,
+) -> Result<impl Future<Output = Result<SessionKey, Problem>> + Send + use<'s>, Problem> {
     let token = bearer_token(headers).ok_or_else(Problem::no_token)?;
-    Ok(state.identity.authenticate(token).await?.0)
+    let authenticating = state.identity.authenticate(token);
+    Ok(authenticating.map(|authenticated| Ok(authenticated?.0)))
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {

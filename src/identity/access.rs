@@ -5,8 +5,11 @@
 //! show as many forged ones as they like. So those are checked by a bounded number of threads behind a bounded queue, and
 //! heartbeats with a token of the other two kinds do not notice them.
 
+use std::future::ready;
 use std::thread::available_parallelism;
 use std::time::Duration;
+
+use futures_util::future::Either;
 
 use super::token::{Keyring, Kind, SignatureCheck, Step};
 use super::workers::{Bounds, Refused, Workers};
@@ -63,16 +66,22 @@ impl Signatures {
 }
 
 impl Identity {
-    /// Who speaks by this access token, and the instant at which it expires. Asks neither SQL nor Redis nor an issuer.
+    /// Who speaks by this access token, and the instant at which it expires. Asks neither SQL nor Redis nor an issuer. The
+    /// future is small and done at once, but where a signature is checked elsewhere; it does not hold the token.
     ///
     /// # Errors
     /// [`IdentityError::Token`], whose text says what is wrong with it; [`IdentityError::TokensOverloaded`].
-    pub async fn authenticate(&self, token: &str) -> Result<(SessionKey, Millis)> {
+    pub fn authenticate<'s>(
+        &'s self,
+        token: &str,
+    ) -> impl Future<Output = Result<(SessionKey, Millis)>> + Send + use<'s> {
         let inner = &*self.inner;
-        match inner.keyring.begin(token, Kind::Access, now())? {
-            Step::Done(who, until) => Ok((who, until)),
-            // Elsewhere, so that the futures of all other requests need no room for it.
-            Step::Check(check) => Box::pin(inner.signatures.check(&inner.keyring, check)).await,
+        match inner.keyring.begin(token, Kind::Access, now()) {
+            Ok(Step::Done(who, until)) => Either::Left(ready(Ok((who, until)))),
+            Ok(Step::Check(check)) => {
+                Either::Right(Box::pin(async move { inner.signatures.check(&inner.keyring, check).await }))
+            }
+            Err(error) => Either::Left(ready(Err(error.into()))),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::tokens::check_list;
 use super::{Secret, SecretList, parse};
 use crate::identity::token::jwk::{self, PublicKey};
 use crate::identity::token::keeper::KeysUrl;
-use crate::identity::token::{Algorithm, IssuerSettings, KeySource, Leeway};
+use crate::identity::token::{Algorithm, IssuerSettings, KeySource, Leeway, MAX_KEYS_TRIED};
 
 /// What switches a claim off.
 const OFF: &str = "off";
@@ -373,6 +373,13 @@ fn public_keys(file: &Path, algorithms: &[Algorithm]) -> Result<KeySource, Strin
     let keys = PublicKey::from_pem(&text).map_err(told)?;
     if keys.iter().any(|key| !algorithms.iter().any(|algorithm| key.is_for(*algorithm))) {
         return Err(told("holds a key for none of the algorithms that are set".into()));
+    }
+    // Keys in PEM have no names, so a token is tried against each of its kind.
+    let of_one_kind = |algorithm: &Algorithm| keys.iter().filter(|key| key.is_for(*algorithm)).count();
+    if algorithms.iter().map(of_one_kind).any(|count| count > MAX_KEYS_TRIED) {
+        return Err(told(format!(
+            "holds more than {MAX_KEYS_TRIED} keys of one kind: a token is tried against {MAX_KEYS_TRIED} at most"
+        )));
     }
     Ok(KeySource::Fixed(keys))
 }

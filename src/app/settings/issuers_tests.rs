@@ -184,6 +184,25 @@ fn secrets_shared_with_an_issuer_come_by_a_flag_or_by_a_file_and_bring_their_alg
 }
 
 #[test]
+fn a_file_holds_no_more_keys_of_one_kind_than_a_token_is_tried_against() {
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEAsvnThV5cWosgxCBm+ELkH//oKyI9e+M997H+oUBbH/4=\n\
+        -----END PUBLIC KEY-----\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.pem");
+    let with = |count: usize| {
+        std::fs::write(&path, KEY.repeat(count)).unwrap();
+        flags(&["--jwt-public-key", path.to_str().unwrap()])
+    };
+    assert!(with(MAX_KEYS_TRIED).is_ok());
+    let error = with(MAX_KEYS_TRIED + 1).unwrap_err().to_string();
+    assert!(
+        error.contains("PRESENCE_JWT_PUBLIC_KEY") && error.contains("more than 4 keys of one kind"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_bad_flag_is_named_with_its_variable() {
     let url = "--jwks-url=https://id.example.org/keys";
     let table: [(&[&str], &str); 5] = [

@@ -145,8 +145,8 @@ mod tests {
         assert_eq!(file(b""), Err("is empty".to_owned()));
         assert_eq!(file(b"\r\n\n"), Err("is empty".to_owned()));
         assert_eq!(file(b"hunter2\xff"), Err("is not UTF-8 text".to_owned()));
-        assert!(file(&[b'x'; 64 * 1024]).is_ok());
-        assert!(file(&[b'x'; 64 * 1024 + 1]).unwrap_err().contains("64 KiB"));
+        assert!(file(&vec![b'x'; 64 * 1024]).is_ok());
+        assert!(file(&vec![b'x'; 64 * 1024 + 1]).unwrap_err().contains("64 KiB"));
         assert!(read_file(&folder.path().join("none")).unwrap_err().starts_with("cannot be read: "));
         assert!(read_file(folder.path()).unwrap_err().starts_with("cannot be read: "));
     }

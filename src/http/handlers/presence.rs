@@ -41,17 +41,19 @@ pub async fn record<B>(state: &AppState, request: Request<B>) -> Result<Bytes, P
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let who = bearer(state, request.headers()).await?;
+    let caller = bearer(state, request.headers())?;
     query::none(request.uri().query())?;
     must_count(request.headers())?;
-    let word = if request.body().is_end_stream() {
-        drop(request);
-        HeartbeatWord::Online
-    } else {
-        // Elsewhere, for most have none.
-        let read = Box::pin(OptionalJsonBody::from_request(request.map(Body::new), &()));
-        let OptionalJsonBody(body) = read.await?;
-        word(&body)?
+    // Elsewhere, for most have none; begun below, when the caller is known.
+    let body = (!request.body().is_end_stream())
+        .then(|| Box::pin(OptionalJsonBody::from_request(request.map(Body::new), &())));
+    let who = caller.await?;
+    let word = match body {
+        None => HeartbeatWord::Online,
+        Some(read) => {
+            let OptionalJsonBody(body) = read.await?;
+            word(&body)?
+        }
     };
     Ok(rendered(state.presence.heartbeat(&who, word).await.map_err(of_caller)?))
 }

@@ -1,4 +1,4 @@
-//! Tokens of an existing Django whose SimpleJWT is set up in its own way: another algorithm, other names of claims. All are
+//! Tokens of an existing Django whose `SimpleJWT` is set up in its own way: another algorithm, other names of claims. All are
 //! minted by the real package, and taken by settings alone.
 
 use serde_json::{Value, json};

@@ -24,8 +24,11 @@ const SECRETS: [&str; 7] = [
     "PRESENCE_JWT_SHARED_SECRETS",
 ];
 
-/// What a command says, and whether it succeeded.
-fn run(data: &Path, env: &[(&str, &str)], arguments: &[&str]) -> (bool, String) {
+/// A variable and its value.
+type Variable<'v> = (&'v str, &'v str);
+
+/// Whether a command succeeded, and what it says.
+fn run(data: &Path, env: &[Variable<'_>], arguments: &[&str]) -> (bool, String) {
     let output = presenced(data, env, arguments);
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
@@ -136,7 +139,7 @@ fn a_message_about_a_setting_names_the_variable_the_flag_or_the_file_that_was_se
     let mysql = file(folder.path(), "mysql", "mysql://root:hunter2@localhost/x\n");
     let [short, mysql] = [&short, &mysql].map(|path| path.to_str().unwrap());
     let data = folder.path().join("data");
-    let table: [(&[(&str, &str)], &[&str], String); 9] = [
+    let table: [(&[Variable<'_>], &[&str], String); 9] = [
         (&[("PRESENCE_JWT_SECRET", "hunter2")], &[], "PRESENCE_JWT_SECRET must be 32 bytes".into()),
         (&[], &["--jwt-secret=hunter2"], "--jwt-secret must be 32 bytes".into()),
         (
