@@ -15,7 +15,7 @@ use crate::model::UserId;
 /// The caller of one request, once the token has been verified. Clones share one inside; the caller's place among the
 /// requests at once is free again when the last clone is dropped.
 #[derive(Debug, Clone, Default)]
-pub struct CallerSlot(Arc<OnceLock<(UserId, Place)>>);
+pub struct CallerSlot(Arc<OnceLock<(UserId, Option<Place>)>>);
 
 impl CallerSlot {
     /// The caller, if a good token was shown.
@@ -31,8 +31,10 @@ impl CallerSlot {
     pub async fn note(extensions: &Extensions, user: UserId, requests: &PerUser) -> Result<(), Problem> {
         let Some(Self(slot)) = extensions.get::<Self>() else { return Ok(()) };
         if slot.get().is_none() {
-            let place = requests.enter(user).await.map_err(|_| Problem::too_many_at_once())?;
-            let _ = slot.set((user, place));
+            let place = requests.enter(user).await;
+            let outcome = place.as_ref().map(drop).map_err(|_| Problem::too_many_at_once());
+            let _ = slot.set((user, place.ok()));
+            return outcome;
         }
         Ok(())
     }
