@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    app::keep_files_private();
     let cli = Cli::parse();
     let trouble = ExitCode::from(cli.trouble());
     let wanted = std::env::var("PRESENCE_LOG").unwrap_or_else(|_| "info,fred=error".to_string());
