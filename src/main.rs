@@ -7,6 +7,7 @@ use presenced::app::{self, Cli, Escaped};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
+    app::keep_files_private();
     let cli = Cli::read();
     let trouble = ExitCode::from(cli.trouble());
     if let Err(reason) = app::log::init() {

@@ -15,8 +15,7 @@ use crate::tasks::{self, Context};
 
 /// `presenced migrate`
 pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let store =
-        crate::store::open(&backing::database_url(settings), &crate::store::Options::default()).await?;
+    let store = backing::store(settings).await?;
     let applied = store.migrate().await.context("the schema could not be brought up to date")?;
     if applied.is_empty() {
         println!("the schema is up to date");

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::backing::{self, DataFolder};
+use super::backing;
+use super::data_folder::DataFolder;
 use super::exposure;
 use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
@@ -45,8 +46,10 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         Some(address) => Some(listen(address, "PRESENCE_METRICS_LISTEN (--metrics-listen)").await?),
         None => None,
     };
+    let folder = DataFolder::of(settings)?;
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
-    let folder = DataFolder::open(settings, embeds)?;
+    // Until the embedded server has ended.
+    let _lock = if embeds { Some(folder.lock()?) } else { None };
     let secret = folder.jwt_secret(settings)?;
     let (redis_url, mut embedded) = tokio::select! {
         redis = backing::redis(settings, &folder) => redis?,
@@ -123,9 +126,9 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             () = ended(&mut embedded) => {
                 tracing::error!("the embedded redis-server has ended by itself; it is started again");
                 tokio::select! {
-                    again = start_again(&folder, embedded.take()) => match again {
-                        Ok(server) => embedded = Some(server),
-                        Err(error) => break Err(error),
+                    again = start_again(embedded.take()) => match again {
+                        Ok(server) => embedded = server,
+                        Err(error) => break Err(error.into()),
                     },
                     () = &mut stop => break Ok(()),
                 }
@@ -353,22 +356,25 @@ fn announce(
         "heartbeat: curl -X POST {address}/api/users/heartbeat/ -H \"Authorization: Bearer $TOKEN\""
     )?;
     if let Some(embedded) = embedded {
-        writeln!(out, "look into Redis: redis-cli -p {} HGETALL 'presence:{{0}}:user:1'", embedded.port())?;
+        let socket = shell_word(&embedded.socket().to_string_lossy());
+        writeln!(out, "look into Redis: redis-cli -s {socket} HGETALL 'presence:{{0}}:user:1'")?;
     }
     out.flush()?;
     Ok(())
 }
 
-/// The server again, with its data and on its port, where everyone looks for it.
-async fn start_again(folder: &DataFolder, former: Option<EmbeddedRedis>) -> anyhow::Result<EmbeddedRedis> {
-    let port = former.as_ref().map(EmbeddedRedis::port);
-    drop(former);
-    let server = EmbeddedRedis::start(&folder.redis()).await?;
-    anyhow::ensure!(
-        Some(server.port()) == port,
-        "the port of the embedded redis-server was taken by somebody else; start presenced again"
-    );
-    Ok(server)
+/// A text as one word of a shell's command line, quoted where it must be.
+fn shell_word(text: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:,@%".contains(character);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Starts the embedded server again, with its data and at its socket, where the connections look for it.
+async fn start_again(ended: Option<EmbeddedRedis>) -> Result<Option<EmbeddedRedis>, LiveError> {
+    match ended {
+        Some(server) => server.start_again().await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn ended(embedded: &mut Option<EmbeddedRedis>) {
@@ -382,5 +388,23 @@ async fn ended(embedded: &mut Option<EmbeddedRedis>) {
 async fn end(embedded: Option<EmbeddedRedis>, farewell: Farewell) {
     if let Some(embedded) = embedded {
         embedded.stop_within(farewell.embedded.saturating_duration_since(Instant::now())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell_and_plain_where_it_can_be() {
+        for (path, word) in [
+            ("/a-b/c_d.e/redis.sock", "/a-b/c_d.e/redis.sock"),
+            ("/job%2Fmain/x", "/job%2Fmain/x"),
+            ("/my app/#1", "'/my app/#1'"),
+            ("/it's/$HOME", r"'/it'\''s/$HOME'"),
+            ("/ü", "'/ü'"),
+        ] {
+            assert_eq!(shell_word(path), word);
+        }
     }
 }

@@ -93,6 +93,9 @@ pub enum LiveError {
     /// The embedded server did not start.
     #[error("{0}")]
     Embedded(String),
+    /// A file or folder of the embedded server is not private, and cannot be made so.
+    #[error("the embedded redis-server is not started: {0}")]
+    File(#[from] crate::files::FileError),
 }
 
 impl From<fred::error::Error> for LiveError {
@@ -129,7 +132,7 @@ type Result<T> = std::result::Result<T, LiveError>;
 /// How the live set is reached and kept. Its `Debug` does not show the URL, which may hold a password.
 #[derive(Clone)]
 pub struct Options {
-    /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`.
+    /// `redis://`, `rediss://`, `redis-sentinel://`, `redis-cluster://`, or what [`EmbeddedRedis::url`] gives.
     pub url: String,
     /// How long a user stays present after the last heartbeat.
     pub ttl: Duration,

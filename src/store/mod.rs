@@ -17,6 +17,7 @@ pub mod sqlite;
 mod texts;
 mod types;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,22 @@ pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
         "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url, options).await?)),
         _ => Err(StoreError::Url(format!("the scheme '{scheme}' is neither postgres:// nor sqlite://"))),
     }
+}
+
+/// Opens the SQLite database at a path, which is no URL: it may have any character.
+///
+/// # Errors
+/// [`StoreError::Url`] where the path is not UTF-8, [`StoreError::File`] where it is not private and cannot be made so.
+pub async fn open_file(path: &Path, options: &Options) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(sqlite::Sqlite::open_file(path, options).await?))
+}
+
+/// The file of the SQLite database that a URL names; `None` for another kind of database.
+///
+/// # Errors
+/// [`StoreError::Url`] where the URL names no file.
+pub fn file_of(url: &str) -> Result<Option<PathBuf>> {
+    sqlite::file_of(url)
 }
 
 /// How a database is used.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::files::FileError;
 use crate::model::{
     Account, AccountStatus, Action, Actor, Change, Deed, Millis, OnlineStatus, Role, SessionId, TrailEntry,
     UserId, account::UnknownWord,
@@ -56,6 +57,9 @@ pub enum StoreError {
     /// The URL cannot be used.
     #[error("DATABASE_URL cannot be used: {0}")]
     Url(String),
+    /// A file of the database is not private, and cannot be made so.
+    #[error("the SQLite database cannot be used: {0}")]
+    File(#[from] FileError),
 }
 
 impl StoreError {

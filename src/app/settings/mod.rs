@@ -24,17 +24,18 @@ pub use tokens::{SECRET_BYTES, TokenSettings};
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// postgres://… or sqlite://… [default: an SQLite file in the data folder]
+    /// postgres://… or sqlite:///folder/file.db (percent-encoded: %20 for a space) [default: an SQLite file in the data folder]
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub database_url: Option<Secret>,
 
     /// redis://host:port, `redis-cluster://host:port?node=host:port&node=…` or
     /// `redis-sentinel://host:port/0?sentinelServiceName=name&node=…`; rediss for TLS (docs/cluster.md) [default: a private
-    /// redis-server child, its data in the data folder]
+    /// redis-server child, its data and its unix socket in the data folder]
     #[arg(long, env = "REDIS_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub redis_url: Option<Secret>,
 
-    /// What the embedded defaults keep
+    /// What the embedded defaults keep. It must belong to the user that runs presenced, and gets mode 0700: other users can
+    /// neither read what is in it nor reach the embedded Redis
     #[arg(long, env = "PRESENCE_DATA_DIR", default_value = "./data", global = true, value_name = "FOLDER")]
     pub data_dir: PathBuf,
 

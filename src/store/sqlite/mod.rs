@@ -9,6 +9,7 @@
 mod accounts;
 mod audit;
 mod changes;
+mod file;
 mod hashes;
 mod history;
 mod import;
@@ -19,8 +20,7 @@ mod sessions;
 mod trail;
 mod upkeep;
 
-use std::path::Path;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,21 +84,27 @@ pub struct Sqlite {
     watch: Watch,
 }
 
+/// The file that a URL names, where it is one of SQLite's.
+pub(super) fn file_of(url: &str) -> Result<Option<PathBuf>> {
+    if !url.starts_with("sqlite:") {
+        return Ok(None);
+    }
+    Ok(Some(file::from_url(url)?.get_filename().to_owned()))
+}
+
 impl Sqlite {
-    /// Opens the file, and makes it and its folder where they are missing.
+    /// Opens the file that a URL names, and makes it and its folder where they are missing, for this user alone.
     pub async fn open(url: &str, options: &Options) -> Result<Self> {
-        let connect =
-            SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-        let path = connect.get_filename().to_owned();
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Url(
-                "a database in memory cannot be shared by several connections".into(),
-            ));
-        }
-        if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-            let made = tokio::fs::create_dir_all(folder).await;
-            made.map_err(|error| StoreError::Url(format!("the folder {}: {error}", folder.display())))?;
-        }
+        Self::connect(file::from_url(url)?, options).await
+    }
+
+    /// [`Self::open`] by a path, which may have any character.
+    pub async fn open_file(path: &Path, options: &Options) -> Result<Self> {
+        Self::connect(file::at(path)?, options).await
+    }
+
+    async fn connect(connect: SqliteConnectOptions, options: &Options) -> Result<Self> {
+        file::make_private(connect.get_filename())?;
         let connect = connect
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)

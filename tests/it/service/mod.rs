@@ -16,6 +16,7 @@ mod import;
 mod lost;
 mod metrics;
 mod per_user;
+mod private;
 mod punctual;
 mod secret_files;
 mod shared;

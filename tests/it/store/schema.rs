@@ -101,3 +101,21 @@ async fn an_absent_postgres_is_opened_and_shows_at_the_first_statement() {
     assert!(began.elapsed() < std::time::Duration::from_secs(3));
     assert!(store.migrate().await.unwrap_err().is_unavailable());
 }
+
+#[tokio::test]
+async fn the_files_of_sqlite_are_their_owners_alone_whatever_the_umask_and_are_found_by_path() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = crate::support::tether::folder("private");
+    let path = folder.path().join("of its own%2F/what?.db");
+    let store = presenced::store::open_file(&path, &Options::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let file = format!("{}{suffix}", path.display());
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    let url = format!("sqlite://{}", path.display().to_string().replace('%', "%25").replace('?', "%3F"));
+    assert_eq!(presenced::store::file_of(&url).unwrap(), Some(path));
+    assert_eq!(presenced::store::file_of("postgres://h/db").unwrap(), None);
+}
