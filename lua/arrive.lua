@@ -34,14 +34,35 @@ local function refusal(user, sid, newly_present)
   return sid ~= '' and redis.call('ZSCORE', ended, ended_session(user, sid)) and ENDED or nil
 end
 
+-- Makes room for one more session: the one heard longest ago is forgotten first (of several, the one whose name comes first), and
+-- is a new one if it speaks again. Returns whether any was forgotten.
+local function make_room(key)
+  -- `status` and `since` are no sessions, nor is `changes`, which most keys lack.
+  if redis.call('HLEN', key) < max_sessions + 2 then return false end
+  local flat, sessions = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do
+    if is_session(flat[i]) then sessions[#sessions + 1] = { flat[i], session_seen(flat[i + 1]) or 0 } end
+  end
+  table.sort(sessions, function(one, other)
+    return one[2] < other[2] or one[2] == other[2] and one[1] < other[1]
+  end)
+  local oldest = {}
+  for i = 1, #sessions - max_sessions + 1 do oldest[i] = sessions[i][1] end
+  drop(key, oldest)
+  return #oldest > 0
+end
+
 -- The status that the user comes to when this session says `said`, with the reason and the instant of a change. The other
--- sessions are looked at, and dead ones dropped, only where a session is new or an online user says `away`.
+-- sessions are looked at, and dead ones and those beyond the bound dropped, only where a session is new or an online user says
+-- `away`.
 local function settle(key, field, was, before, said)
   if before and (said == 'online' or was == 'away') then
     return said, 'heartbeat', now
   end
   local others = survey(key, now, field)
   drop(key, others.dead)
+  -- What was forgotten counts no more.
+  if not before and make_room(key) then others.status = survey(key, now, field).status end
   if said == 'online' or others.status == 'online' then
     return 'online', 'heartbeat', now
   end
@@ -58,20 +79,6 @@ local function may_change(key)
   if after > now_us + burst_us then return false end
   redis.call('HSET', key, 'changes', string.format('%d', after))
   return true
-end
-
--- Makes room for one more session: the one heard longest ago is forgotten first, and is a new one if it speaks again.
-local function make_room(key)
-  -- `status` and `since` are no sessions, nor is `changes`, which most keys lack.
-  if redis.call('HLEN', key) < max_sessions + 2 then return end
-  local flat, sessions = redis.call('HGETALL', key), {}
-  for i = 1, #flat, 2 do
-    if is_session(flat[i]) then sessions[#sessions + 1] = { flat[i], session_seen(flat[i + 1]) or 0 } end
-  end
-  table.sort(sessions, function(one, other) return one[2] < other[2] end)
-  local oldest = {}
-  for i = 1, #sessions - max_sessions + 1 do oldest[i] = sessions[i][1] end
-  drop(key, oldest)
 end
 
 local function beat(key, user, sid, word)
@@ -101,7 +108,6 @@ local function beat(key, user, sid, word)
     if status ~= was and reason == 'heartbeat' and word ~= 'login' and not was_lent and not may_change(key) then
       status, said = was, was
     end
-    if not before then make_room(key) end
   else
     local unclaimed = tonumber(redis.call('ZSCORE', live, user) or nil)
     if unclaimed and unclaimed < now and redis.call('EXISTS', hold) == 0 then

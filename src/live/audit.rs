@@ -68,6 +68,11 @@ pub struct MemberPlace {
 }
 
 impl MemberPlace {
+    /// The first place at the same deadline.
+    pub(super) fn begun_anew(self) -> Self {
+        Self { skip: 0, ..self }
+    }
+
     /// The deadline at which the walk goes on, ms; `None` for the beginning.
     pub(super) fn deadline_ms(&self) -> Option<i64> {
         self.deadline.parse().ok()

@@ -241,10 +241,11 @@ impl LiveSet {
         let (mut place, mut brought) = (None, 0);
         loop {
             let page = self.members(shard, place, AHEAD_PAGE).await?;
-            if !page.users.is_empty() {
-                brought += self.clock_back(shard, &page.users).await?;
-            }
+            let moved = if page.users.is_empty() { 0 } else { self.clock_back(shard, &page.users).await? };
+            brought += moved;
             match page.next.filter(|next| next.deadline_ms().is_none_or(|at| at > latest.0)) {
+                // Those of the page's last deadline who were brought back are at it no more: none of the others is skipped.
+                Some(next) if moved > 0 => place = Some(next.begun_anew()),
                 Some(next) => place = Some(next),
                 None => return Ok(brought),
             }

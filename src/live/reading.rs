@@ -236,8 +236,8 @@ impl LiveSet {
         Ok((total, settles, entries))
     }
 
-    /// The users of whom SQL's mirror may not know the latest yet, each once (`lua/unsettled.lua`); `None` where they are
-    /// more than `most` in a shard.
+    /// The users of whom SQL's mirror may not know the latest yet, each once (`lua/unsettled.lua`); `None` where a shard names
+    /// users more than `most` times.
     pub async fn unsettled(&self, most: usize) -> Result<Option<Vec<(UserId, OnlineStatus)>>> {
         let calls = self.shards().map(|shard| self.unsettled_in(shard, most));
         let mut latest = HashMap::new();
@@ -249,28 +249,52 @@ impl LiveSet {
     }
 
     async fn unsettled_in(&self, shard: u32, most: usize) -> Result<Option<Vec<(UserId, OnlineStatus)>>> {
+        let mut found = Vec::new();
+        let Some(newest) = self.unsettled_pages(shard, "stream", String::new(), most, &mut found).await?
+        else {
+            return Ok(None);
+        };
+        let passed = self.unsettled_pages(shard, "passed", String::new(), most, &mut found).await?;
+        // A deadline that was claimed meanwhile has become an entry behind those of the first walk.
+        let behind = self.unsettled_pages(shard, "stream", newest, most, &mut found).await?;
+        Ok(passed.and(behind).map(|_| found))
+    }
+
+    /// Adds what the pages of one kind name from behind `after` on. Returns where they end; `None` where there is too much.
+    async fn unsettled_pages(
+        &self,
+        shard: u32,
+        kind: &'static str,
+        mut after: String,
+        most: usize,
+        found: &mut Vec<(UserId, OnlineStatus)>,
+    ) -> Result<Option<String>> {
         let keys = self.keys(shard);
-        let (mut found, mut after, mut offset) = (Vec::new(), "-".to_string(), None);
         loop {
             let reply: Vec<String> = named::unsettled
                 .run(&self.front, || {
-                    let offset = offset.map_or_else(String::new, |offset: usize| offset.to_string());
-                    let args = vec![after.as_str().into(), offset.into(), UNSETTLED_PAGE.into()];
+                    let args = vec![
+                        Value::from_static_str(kind),
+                        after.as_str().into(),
+                        i64::from(UNSETTLED_PAGE).into(),
+                    ];
                     (vec![keys.live(), keys.transitions()], args)
                 })
                 .await?;
-            let (head, pairs) = reply.split_first().ok_or_else(|| unexpected("unsettled", "nothing"))?;
+            let [last, held, pairs @ ..] = &reply[..] else {
+                return Err(unexpected("unsettled", "too little"));
+            };
             found.extend(pairs.chunks_exact(2).filter_map(|pair| {
                 Some((pair[0].parse::<UserId>().ok()?, pair[1].parse::<OnlineStatus>().ok()?))
             }));
             if found.len() > most {
                 return Ok(None);
             }
-            match &mut offset {
-                None if head.is_empty() => offset = Some(0),
-                None => after = format!("({head}"),
-                Some(_) if pairs.len() < 2 * UNSETTLED_PAGE as usize => return Ok(Some(found)),
-                Some(offset) => *offset += UNSETTLED_PAGE as usize,
+            if !last.is_empty() {
+                after.clone_from(last);
+            }
+            if held.parse::<u32>().is_ok_and(|held| held < UNSETTLED_PAGE) {
+                return Ok(Some(after));
             }
         }
     }

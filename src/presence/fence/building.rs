@@ -184,10 +184,11 @@ impl FenceKeeper {
             before.losses.insert(*shard, loss);
             before.cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
-        for loss in before.losses.values_mut() {
+        for (shard, loss) in &mut before.losses {
             if lost {
                 loss.hold = self.live.ttl();
-            } else {
+            } else if !before.damaged.contains(shard) {
+                // Users of a live set that was lost were served until then, though nothing else was lost.
                 loss.served_until = Millis(0);
             }
         }

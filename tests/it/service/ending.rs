@@ -57,7 +57,7 @@ fn options(scene: &Scene) -> PresencedOptions {
 async fn crowd(scene: &Scene) -> Crowd {
     let crowd = Crowd::start(&scene.api, 600, 24, Duration::from_millis(30));
     eventually(SOON, async || {
-        let live: i64 = scene.redis.cli(&["ZCARD", "presence:{0}:live"]).parse().unwrap();
+        let live: i64 = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]).parse().unwrap();
         if live > 150 { Ok(()) } else { Err(live) }
     })
     .await;
