@@ -61,7 +61,9 @@ fn nowhere() -> LiveSet {
     let options = live::Options {
         url: "redis://127.0.0.1:1".into(),
         ttl: Duration::from_mins(2),
+        prefix: "presence".into(),
         shards: 1,
+        max_sessions: 50,
         ended_ttl: Duration::from_mins(15),
         instance: "bench".into(),
         command_timeout: Duration::from_secs(1),

@@ -103,10 +103,16 @@ mod tests {
 
     fn any_evidence() -> impl Strategy<Value = Evidence> {
         prop_oneof![
-            Just(Evidence::Live(None)),
-            (prop::sample::select(vec![OnlineStatus::Online, OnlineStatus::Away]), 0..1_000_000i64).prop_map(
-                |(status, seen)| Evidence::Live(Some(Presence { status, last_seen: Millis(seen) }))
-            ),
+            (0..1_000_000i64).prop_map(|now| Evidence::Live { now: Millis(now), presence: None }),
+            (
+                prop::sample::select(vec![OnlineStatus::Online, OnlineStatus::Away]),
+                prop::option::of(0..1_000_000i64),
+                0..1_000_000i64
+            )
+                .prop_map(|(status, seen, now)| Evidence::Live {
+                    now: Millis(now),
+                    presence: Some(Presence { status, last_seen: seen.map(Millis) })
+                }),
             (0..1_000_000i64, 1_000..200_000i64)
                 .prop_map(|(now, ttl_ms)| Evidence::Mirror { now: Millis(now), ttl_ms }),
         ]
@@ -122,7 +128,7 @@ mod tests {
 
         #[test]
         fn where_redis_was_asked_the_mirror_decides_nothing(account in any_account(), evidence in any_evidence()) {
-            if matches!(evidence, Evidence::Live(_)) {
+            if matches!(evidence, Evidence::Live { .. }) {
                 let told: Vec<_> = OnlineStatus::ALL
                     .into_iter()
                     .map(|mirror| effective(&Account { mirror, ..account.clone() }, evidence).status)
@@ -141,8 +147,24 @@ mod tests {
         }
 
         #[test]
-        fn last_seen_never_goes_back(account in any_account(), evidence in any_evidence()) {
-            prop_assert!(effective(&account, evidence).last_seen >= account.last_seen);
+        fn last_seen_never_goes_back_but_from_the_future(account in any_account(), evidence in any_evidence()) {
+            let (Evidence::Live { now, .. } | Evidence::Mirror { now, .. }) = evidence;
+            let shown = effective(&account, evidence).last_seen;
+            if account.last_seen.is_none_or(|seen| seen <= now) {
+                prop_assert!(shown >= account.last_seen);
+            }
+        }
+
+        #[test]
+        fn an_instant_that_lies_ahead_counts_as_nothing(account in any_account(), ttl_ms in 1_000..200_000i64) {
+            if let Some(seen) = account.last_seen {
+                let now = seen.plus(-CLOCKS_DIFFER_MS - 1);
+                let told = effective(&account, Evidence::Mirror { now, ttl_ms });
+                prop_assert_eq!(told, Effective { status: OnlineStatus::Offline, last_seen: None });
+                let presence = Presence { status: OnlineStatus::Online, last_seen: Some(now) };
+                let told = effective(&account, Evidence::Live { now, presence: Some(presence) });
+                prop_assert_eq!(told.last_seen, Some(now));
+            }
         }
     }
 

@@ -245,3 +245,40 @@ async fn ten_thousand_dead_sessions_are_dropped_at_once() {
     assert_eq!(bench.beat(7, "phone", Online).await, ONLINE);
     assert_eq!(bench.redis.cli(&["HLEN", "presence:{0}:user:7"]), "4");
 }
+
+#[tokio::test]
+async fn heartbeats_change_a_status_ten_times_a_minute_and_count_beyond_that() {
+    let bench = Bench::start().await;
+    assert_eq!(bench.beat(7, "phone", Online).await, ONLINE, "coming online is not counted");
+    for change in 0..10 {
+        let (word, outcome) = if change % 2 == 0 { (Away, AWAY) } else { (Online, ONLINE) };
+        assert_eq!(bench.beat(7, "phone", word).await, outcome, "change {change}");
+    }
+    for _ in 0..3 {
+        let (now, outcome) = bench.beat_at(7, "phone", Away).await;
+        assert_eq!(outcome, ONLINE, "the answer is the status that stays");
+        assert_eq!(bench.deadline(7), Some(now.0 + TTL_MS), "and the heartbeat counts");
+    }
+    assert_eq!(bench.live.read(&[7]).await.unwrap()[0].unwrap().status, OnlineStatus::Online);
+    assert_eq!(bench.transitions().len(), 11);
+    // Six seconds later one change is given back.
+    let full: i64 = bench.field(7, "changes").parse().unwrap();
+    bench.redis.cli(&["HSET", "presence:{0}:user:7", "changes", &(full - 6_100_000).to_string()]);
+    assert_eq!(bench.beat(7, "phone", Away).await, AWAY);
+    assert_eq!(bench.beat(7, "phone", Online).await, AWAY);
+    assert_eq!(bench.beat(7, "phone", Login).await, ONLINE, "a login is not counted");
+}
+
+#[tokio::test]
+async fn a_presence_key_holds_so_many_sessions_and_forgets_the_one_heard_longest_ago() {
+    let bench = Bench::start().await;
+    for session in 0..60 {
+        bench.beat(7, &format!("s{session}"), Online).await;
+        bench.age_session(7, &format!("s{session}"), 60_000 - session * 1_000);
+    }
+    let fields = bench.redis.cli(&["HKEYS", "presence:{0}:user:7"]);
+    let sessions: Vec<&str> = fields.lines().filter(|field| field.starts_with("s:")).collect();
+    assert_eq!(sessions.len(), 50);
+    assert!(!sessions.contains(&"s:s9") && sessions.contains(&"s:s10") && sessions.contains(&"s:s59"));
+    assert_eq!(bench.beat(7, "s0", Online).await, ONLINE, "forgotten, it is a new one");
+}

@@ -1,5 +1,6 @@
 //! `lua/leave.lua`
 
+use presenced::live::HeartbeatOutcome;
 use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::{Millis, SessionId};
 
@@ -19,7 +20,7 @@ async fn the_last_session_takes_the_user_along_once() {
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
     assert_eq!(bench.entries()[1][4], seen.0.to_string(), "a logout is no sign of life");
-    let mark = bench.redis.cli(&["TTL", "presence:{0}:ended:phone"]).parse::<i64>().unwrap();
+    let mark = bench.remembered_for(7, "phone").unwrap();
     assert!((890..=900).contains(&mark), "the mark stands as long as an access token lives: {mark}");
 }
 
@@ -68,7 +69,7 @@ async fn a_session_that_was_not_there_is_marked_and_changes_nothing() {
     bench.live.leave(9, &sid("none"), Millis(0)).await.unwrap();
     assert!(bench.deadline(7).is_some());
     assert_eq!(bench.transitions(), ["7 online heartbeat"]);
-    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:ended:tablet", "presence:{0}:ended:none"]), "2");
+    assert!(bench.remembered_for(7, "tablet").is_some() && bench.remembered_for(9, "none").is_some());
 }
 
 #[tokio::test]
@@ -81,8 +82,7 @@ async fn the_mark_stands_as_long_as_a_known_token() {
         ("tablet", i64::MAX, 31_535_000, 31_536_000),
     ] {
         bench.live.leave(7, &sid(session), Millis(expires_at)).await.unwrap();
-        let mark = format!("presence:{{0}}:ended:{session}");
-        let mark = bench.redis.cli(&["TTL", &mark]).parse::<i64>().unwrap();
+        let mark = bench.remembered_for(7, session).unwrap();
         assert!((least..=most).contains(&mark), "{expires_at}: {mark}");
     }
 }
@@ -94,7 +94,7 @@ async fn a_session_ended_again_is_refused_no_less_long() {
     bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
     // What a rebuild of the fence does: it knows of no token.
     bench.live.end_again(&[(7, sid("phone"))]).await.unwrap();
-    assert_eq!(bench.redis.cli(&["PEXPIRETIME", "presence:{0}:ended:phone"]), expires_at.to_string());
+    assert_eq!(bench.redis.cli(&["ZSCORE", "presence:{0}:ended", "7:phone"]), expires_at.to_string());
 }
 
 #[tokio::test]
@@ -140,9 +140,32 @@ async fn hundreds_of_sessions_end_in_a_few_calls() {
     bench.live.end_again(&sessions).await.unwrap();
     assert_eq!([1, 2, 3].map(|user| bench.exists(user)), [false, true, false]);
     assert_eq!(bench.transitions()[3..], ["1 offline logout", "3 offline logout"]);
-    let marks = bench.redis.cli(&["--raw", "KEYS", "presence:{0}:ended:*"]);
-    assert_eq!(marks.lines().count(), 700);
+    // With the mark of a whole set.
+    assert_eq!(bench.redis.cli(&["ZCARD", "presence:{0}:ended"]), "701");
     let calls = bench.redis.cli(&["INFO", "commandstats"]);
     let calls = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
     assert!(calls.starts_with("3,") || calls.starts_with("4,"), "{calls}");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_ends_no_session_of_another_user_that_has_its_name() {
+    let bench = Bench::start().await;
+    for user in [7, 8] {
+        bench.beat(user, "phone", Online).await;
+    }
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
+    bench.age(8, TTL_MS + 1_000);
+    assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::SessionEnded);
+    assert!(matches!(bench.beat(8, "phone", Online).await, HeartbeatOutcome::Present(_)));
+}
+
+#[tokio::test]
+async fn ended_sessions_whose_tokens_have_expired_are_forgotten_a_few_at_a_time() {
+    let bench = Bench::start().await;
+    for number in 1..=5 {
+        bench.redis.cli(&["ZADD", "presence:{0}:ended", &number.to_string(), &format!("7:old{number}")]);
+    }
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
+    let left = bench.redis.cli(&["ZRANGE", "presence:{0}:ended", "0", "-1"]);
+    assert_eq!(left.lines().collect::<Vec<_>>(), ["0", "7:old3", "7:old4", "7:old5", "7:phone"]);
 }

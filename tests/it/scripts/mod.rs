@@ -17,7 +17,7 @@ mod take;
 
 use std::time::Duration;
 
-use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Options, Verdict};
+use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Loss, Options, Verdict};
 use presenced::model::{HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey, UserId};
 
 use crate::support::redis::RedisServer;
@@ -47,7 +47,7 @@ impl Bench {
 
     pub async fn raise_fence(&self) {
         assert!(self.live.begin_fence(0, "bench").await.unwrap());
-        assert!(self.live.raise_fence(0, "0", "bench", Duration::ZERO).await.unwrap());
+        assert!(self.live.raise_fence(0, "0", "bench", &Loss::default()).await.unwrap());
         self.live.end_fence("bench").await.unwrap();
     }
 
@@ -87,7 +87,7 @@ impl Bench {
             local flat = redis.call('HGETALL', key)
             for i = 1, #flat, 2 do
               local at, rest = string.match(flat[i + 1], '^(%d+)(.*)$')
-              if at then redis.call('HSET', key, flat[i], string.format('%d', tonumber(at) - ms) .. rest) end
+              if at and at ~= '0' then redis.call('HSET', key, flat[i], string.format('%d', tonumber(at) - ms) .. rest) end
             end
             redis.call('ZINCRBY', live, -ms, user)
             local deadline = redis.call('PEXPIRETIME', key)
@@ -128,6 +128,13 @@ impl Bench {
             .collect()
     }
 
+    /// For how many seconds an ended session is remembered still; `None` where it is not.
+    pub fn remembered_for(&self, user: UserId, sid: &str) -> Option<i64> {
+        let until = self.redis.cli(&["ZSCORE", "presence:{0}:ended", &format!("{user}:{sid}")]);
+        let until = until.parse::<i64>().ok()?;
+        Some((until - chrono::Utc::now().timestamp_millis()) / 1_000)
+    }
+
     pub fn field(&self, user: UserId, field: &str) -> String {
         self.redis.cli(&["HGET", &format!("presence:{{0}}:user:{user}"), field])
     }
@@ -153,7 +160,9 @@ pub fn live_set(redis: &RedisServer, instance: &str, shards: u32) -> LiveSet {
     LiveSet::open(Options {
         url: redis.url(),
         ttl: Duration::from_millis(TTL_MS.unsigned_abs()),
+        prefix: "presence".into(),
         shards,
+        max_sessions: 50,
         ended_ttl: Duration::from_mins(15),
         instance: instance.into(),
         command_timeout: Duration::from_millis(1_500),

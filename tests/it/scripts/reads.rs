@@ -1,5 +1,6 @@
 //! `lua/read.lua`, `lua/online.lua`, `lua/unsettled.lua` and `lua/seen.lua`: what reads, and never writes.
 
+use presenced::live::InShard;
 use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::{Millis, OnlineCursor, OnlineStatus, Page, Place, Presence};
 
@@ -14,8 +15,8 @@ async fn a_read_tells_status_and_last_heartbeat_in_the_order_asked() {
     bench.beat(3, "phone", Online).await;
     bench.age(3, TTL_MS + 1);
     let read = bench.live.read(&[2, 9, 1, 3]).await.unwrap();
-    let online = Presence { status: OnlineStatus::Online, last_seen: first };
-    let away = Presence { status: OnlineStatus::Away, last_seen: second };
+    let online = Presence { status: OnlineStatus::Online, last_seen: Some(first) };
+    let away = Presence { status: OnlineStatus::Away, last_seen: Some(second) };
     assert_eq!(read, [Some(away), None, Some(online), None]);
     assert_eq!(bench.live.read(&[]).await.unwrap(), []);
 }
@@ -137,7 +138,7 @@ async fn the_unsettled_are_those_in_the_stream_and_those_past_their_deadline() {
     bench.beat(1, "phone", Away).await;
     bench.beat(2, "phone", Online).await;
     bench.age(2, TTL_MS + 5);
-    let mut unsettled = bench.live.unsettled(100).await.unwrap();
+    let mut unsettled = bench.live.unsettled(100).await.unwrap().unwrap();
     unsettled.sort_unstable_by_key(|(user, _)| *user);
     assert_eq!(unsettled, [(1, OnlineStatus::Away), (2, OnlineStatus::Offline)]);
 }
@@ -152,13 +153,13 @@ async fn the_seen_are_paged_through_without_a_gap_where_many_share_a_deadline() 
     }
     let (mut users, mut place, mut pages) = (Vec::new(), None, 0);
     loop {
-        let (seen, next) = bench.live.seen(0, place, 7).await.unwrap();
-        users.extend(seen);
+        let page = bench.live.seen(0, place, 7).await.unwrap();
+        users.extend(page.users);
         pages += 1;
-        if next.is_none() {
+        if page.next.is_none() {
             break;
         }
-        place = next;
+        place = page.next;
     }
     users.sort_unstable();
     assert_eq!(users.iter().map(|(user, _)| *user).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
@@ -174,15 +175,58 @@ async fn a_walk_over_the_seen_ends_though_everyone_keeps_moving_ahead() {
     }
     let (mut place, mut pages) = (None, 0);
     loop {
-        let (seen, next) = bench.live.seen(0, place, 4).await.unwrap();
-        for (user, _) in seen {
+        let page = bench.live.seen(0, place, 4).await.unwrap();
+        for (user, _) in page.users {
             bench.beat(user, "phone", Online).await;
         }
         pages += 1;
-        if next.is_none() {
+        if page.next.is_none() {
             break;
         }
-        place = next;
+        place = page.next;
         assert!(pages < 30, "a walk without end");
     }
+}
+
+#[tokio::test]
+async fn the_unsettled_are_told_however_many_they_are_or_not_at_all() {
+    let bench = Bench::start().await;
+    let many = "for i = 1, 5000 do redis.call('XADD', KEYS[1], '*', 'user', i, 'to', 'away', 'reason', 'heartbeat', \
+                'at', 1, 'seen', 1) end for i = 5001, 7500 do redis.call('ZADD', KEYS[2], 5, i) end return 'done'";
+    let done = bench.redis.cli(&["EVAL", many, "2", "presence:{0}:transitions", "presence:{0}:live"]);
+    assert_eq!(done, "done");
+    let unsettled = bench.live.unsettled(100_000).await.unwrap().unwrap();
+    assert_eq!(unsettled.len(), 7_500);
+    let offline = unsettled.iter().filter(|(_, status)| *status == OnlineStatus::Offline).count();
+    assert_eq!(offline, 2_500);
+    assert_eq!(bench.live.unsettled(7_000).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn ids_that_are_one_double_stay_two_users() {
+    let bench = Bench::start().await;
+    let (big, near) = (1_234_567_890_123_456_789, 1_234_567_890_123_456_768);
+    let (at, _) = bench.beat_at(big, "phone", Online).await;
+    assert_eq!(bench.live.online(Page { number: 1, size: 5 }).await.unwrap().users, [big]);
+    assert_eq!(bench.live.seen(0, None, 5).await.unwrap().users, [(big, at)]);
+    assert_eq!(bench.live.unsettled(5).await.unwrap(), Some(vec![(big, OnlineStatus::Online)]));
+    let read = bench.live.read(&[near, big]).await.unwrap();
+    assert!(read[0].is_none() && read[1].is_some());
+    bench.age(big, TTL_MS + 1);
+    assert_eq!(bench.live.due(0, 5).await.unwrap().passed[0].0, big);
+    assert_eq!(bench.live.claim(0, &[near]).await.unwrap(), 0);
+    assert_eq!(bench.live.claim(0, &[big]).await.unwrap(), 1);
+    assert_eq!(bench.transitions().last().unwrap(), &format!("{big} offline expired"));
+}
+
+#[tokio::test]
+async fn while_data_that_were_lost_are_waited_for_absence_is_no_word() {
+    let bench = Bench::start().await;
+    bench.beat(1, "phone", Online).await;
+    bench.redis.cli(&["SET", "presence:{0}:hold", "lost", "PX", "60000"]);
+    let read = bench.live.read_and_count(&[1, 2]).await.unwrap();
+    assert!(read.settles);
+    assert!(matches!(read.users[0], InShard::Known { presence: Some(_), .. }));
+    assert!(matches!(read.users[1], InShard::Unheard { .. }));
+    assert!(bench.live.online(Page { number: 1, size: 5 }).await.unwrap().settles);
 }

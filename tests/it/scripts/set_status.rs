@@ -92,3 +92,31 @@ async fn a_field_of_somebody_elses_hand_is_left_alone() {
     assert_eq!(bench.field(7, "note"), "hello");
     assert_eq!(bench.field(7, "status"), "away");
 }
+
+#[tokio::test]
+async fn what_an_administrator_lends_is_no_sighting() {
+    let bench = Bench::start().await;
+    bench.live.set_status(7, OnlineStatus::Online).await.unwrap();
+    assert_eq!(bench.redis.cli(&["SMEMBERS", "presence:{0}:lent"]), "7");
+    let read = bench.live.read(&[7]).await.unwrap();
+    assert_eq!((read[0].unwrap().status, read[0].unwrap().last_seen), (OnlineStatus::Online, None));
+    assert_eq!(bench.live.seen(0, None, 10).await.unwrap().users, []);
+    assert_eq!(bench.entries()[0][4], "", "no heartbeat is told of");
+    bench.age(7, TTL_MS + 1_000);
+    bench.redis.cli(&["DEL", "presence:{0}:user:7"]);
+    for claimed in [1, 0] {
+        assert_eq!(bench.live.claim(0, &[7]).await.unwrap(), claimed);
+    }
+    assert_eq!(bench.entries()[1][1..3], ["offline", "expired"].map(ToString::to_string));
+    assert_eq!(bench.entries()[1][4], "", "nor by the expiry");
+    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:lent"]), "0");
+}
+
+#[tokio::test]
+async fn a_heartbeat_returns_what_was_lent() {
+    let bench = Bench::start().await;
+    bench.live.set_status(7, OnlineStatus::Away).await.unwrap();
+    let (at, _) = bench.beat_at(7, "phone", Touch).await;
+    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:lent"]), "0");
+    assert_eq!(bench.live.read(&[7]).await.unwrap()[0].unwrap().last_seen, Some(at));
+}
