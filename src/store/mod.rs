@@ -26,8 +26,8 @@ use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transit
 
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
-    Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    EmailSearch, Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
     Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError, Trail,
     TrailFilter, UntoldEnd, UntoldEnds, Woken,
 };
@@ -158,6 +158,9 @@ pub trait Store: Send + Sync + 'static {
     /// The accounts changed since `since`, each once, and the cursor to go on from. Never misses a change, however
     /// transactions overlapped.
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges>;
+    /// The next page of a part of the log of account changes; empty where all is read. The pages of a range name each of its
+    /// changes once, an account perhaps on several pages.
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>>;
     /// Returns as soon as accounts or sessions may have changed, or after `timeout`; a mere wake-up. An error means that
     /// the watch was lost and set up anew at the next call: look at the log then.
     async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken>;

@@ -36,7 +36,7 @@ pub const ENDED_AT_ONCE: i64 = 1_000;
 
 /// Accounts on a page of untold ends.
 pub const UNTOLD_ACCOUNTS: i64 = 256;
-/// Untold ends of one account on a page.
+/// Untold ends of one account on a page, at least, where the account has them; more where there are few accounts.
 pub const UNTOLD_EACH: i64 = 256;
 /// Untold ends on a page.
 pub const UNTOLD_PAGE: i64 = 2_048;

@@ -16,7 +16,7 @@ use clap::Args;
 pub use doors::DoorSettings;
 pub use limits::LimitSettings;
 pub use secret::Secret;
-pub use sessions::{MaxAge, SessionSettings};
+pub use sessions::SessionSettings;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.

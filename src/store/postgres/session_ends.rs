@@ -40,7 +40,8 @@ pub async fn untold(lease: &mut PgLease, after: UserId) -> Result<UntoldEnds> {
                  SELECT o.user_id, s.sid, NOT u.may_be_present, (SELECT count(user_id) FROM owner) \
                  FROM owner o JOIN users u ON u.id = o.user_id \
                  CROSS JOIN LATERAL (SELECT sid FROM login_sessions \
-                     WHERE user_id = o.user_id AND end_untold ORDER BY sid LIMIT $3) AS s \
+                     WHERE user_id = o.user_id AND end_untold ORDER BY sid \
+                     LIMIT (SELECT greatest($3, $4 / greatest(count(user_id), 1)) FROM owner)) AS s \
                  ORDER BY o.user_id, s.sid LIMIT $4",
             )
             .bind(after)

@@ -24,7 +24,7 @@ pub async fn since(lease: &mut SqliteLease, since: Millis) -> Result<Vec<(UserId
     Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
 }
 
-/// What limits the untold ends of an account `u` to the first `?2`, or `?3`: the name of the one behind them. No name has a
+/// What limits the untold ends of an account `u` to the first `share`: the name of the one behind them. No name has a
 /// character as large as the last one of Unicode.
 macro_rules! behind_the_share {
     ($share:literal) => {
@@ -52,7 +52,7 @@ pub async fn untold(lease: &mut SqliteLease, after: UserId) -> Result<UntoldEnds
                  SELECT u.id, s.sid, NOT u.may_be_present, (SELECT count(*) FROM owners) \
                  FROM owners o JOIN users u ON u.id = o.user_id \
                  JOIN login_sessions s ON s.user_id = u.id AND s.end_untold AND s.sid < ",
-                behind_the_share!("?3"),
+                behind_the_share!("(SELECT max(?3, ?4 / count(*)) FROM owners)"),
                 " ORDER BY u.id, s.sid LIMIT ?4"
             ))
             .bind(after)

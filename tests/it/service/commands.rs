@@ -67,6 +67,9 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
+        ("PRESENCE_MAX_SESSIONS", "0", "1..=1000"),
+        ("PRESENCE_MAX_SESSIONS", "1001", "1..=1000"),
+        ("PRESENCE_SESSION_MAX_AGE", "0", "from 1s to 3650d, such as 90s, 15m or 1h, or off"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -105,6 +108,8 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_SHUTDOWN_TIMEOUT",
         "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",
+        "PRESENCE_MAX_SESSIONS",
+        "PRESENCE_SESSION_MAX_AGE",
     ] {
         assert!(said.contains(name), "{name}");
     }

@@ -1,6 +1,8 @@
 //! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
 
 mod blocked;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod commands;
 mod crowd;
@@ -13,6 +15,7 @@ mod fence;
 mod flood;
 mod import;
 mod lost;
+mod masses;
 mod metrics;
 mod punctual;
 mod start;

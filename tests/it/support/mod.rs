@@ -5,6 +5,7 @@
 //! | [`tether`] | a child process that ends when its test ends, however that ends |
 //! | [`postgres`] | a fresh database per test on one private server, or a server of the test's own |
 //! | [`redis`] | a private redis-server per test |
+//! | [`clock`] | a wrong clock for one program |
 //! | [`cluster`] | a private Redis Cluster of six nodes |
 //! | [`sentinel`] | a private Redis with replicas and sentinels |
 //! | [`process`] | the real `presenced` binary |
@@ -25,6 +26,8 @@
 
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
+#[cfg(target_os = "linux")]
+pub mod clock;
 pub mod cluster;
 pub mod dice;
 pub mod http;
