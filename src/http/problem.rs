@@ -134,7 +134,8 @@ impl Problem {
     }
 
     fn unrecorded() -> Self {
-        let detail = "The record of this action could not be written, so nothing was changed. Try again in a moment.";
+        let detail =
+            "The record of this action could not be written, so nothing was changed. Try again in a moment.";
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
@@ -217,9 +218,9 @@ impl From<IdentityError> for Problem {
                 "This refresh token had been used before, so its session has been ended. {LOG_IN_AGAIN}"
             )),
             IdentityError::SessionEnded => Self::session_ended(),
-            IdentityError::SessionTooOld(_) => {
-                Self::bad_token(format!("This session has reached its greatest age and has been ended. {LOG_IN_AGAIN}"))
-            }
+            IdentityError::SessionTooOld(_) => Self::bad_token(format!(
+                "This session has reached its greatest age and has been ended. {LOG_IN_AGAIN}"
+            )),
             IdentityError::ForeignRefresh => Self::new(
                 StatusCode::FORBIDDEN,
                 "This refresh token belongs to another session. Send that of the session you are logging out of.",

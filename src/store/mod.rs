@@ -5,6 +5,7 @@
 
 mod administrators;
 mod batch;
+mod change_range;
 mod import;
 mod lease;
 mod listing;
@@ -24,10 +25,11 @@ use async_trait::async_trait;
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
 
+pub use change_range::ChangeRange;
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
-    EmailSearch, Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
+    Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
     Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError, Trail,
     TrailFilter, UntoldEnd, UntoldEnds, Woken,
 };
@@ -188,7 +190,7 @@ pub trait Store: Send + Sync + 'static {
     /// Ends that Redis has not been told of, of accounts greater than `after`: a bounded number of each account, so that
     /// one with many holds up no other.
     async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds>;
-    /// The same for these accounts, a bounded number of each.
+    /// The same for these accounts, a bounded number of each and of all: first one of each, then the next of each.
     async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>>;
     /// Notes that Redis was told of the ends of these sessions, each at that instant by the clock of Redis; returns how
     /// many were untold until now. Rows that another transaction holds are left as they are.

@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{PgLease, too_slow, unavailable};
 use crate::model::UserId;
+use crate::store::change_range::ChangeKey;
 use crate::store::rows::no_row;
-use crate::store::types::ChangeKey;
 use crate::store::{AccountChanges, ChangeCursor, ChangeRange, Result, Standing, Woken};
 
 const CHANNEL: &str = "presence_account_changes";
@@ -94,8 +94,7 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor) -> Result<AccountC
         since_place!(),
         ") FROM place"
     );
-    let row: Option<(String, Vec<UserId>)> =
-        lease.row(query_as(statement).bind(snapshot(&since.0))).await?;
+    let row: Option<(String, Vec<UserId>)> = lease.row(query_as(statement).bind(snapshot(&since.0))).await?;
     let (cursor, users) = row.ok_or_else(no_row)?;
     Ok(AccountChanges { cursor: ChangeCursor(cursor), users })
 }

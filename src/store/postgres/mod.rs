@@ -27,9 +27,9 @@ use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange,
-    Credentials, Ended, ImportRow, Imported, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
-    Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome,
+    Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
     TrailFilter, UntoldEnd, UntoldEnds, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};

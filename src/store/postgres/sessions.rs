@@ -131,13 +131,7 @@ pub async fn of_user(lease: &mut PgLease, user: UserId, now: Millis, page: Page)
             "ORDER BY created_at DESC, sid DESC LIMIT $3 OFFSET $4"
         ));
         let rows: Vec<SessionRow> = lease
-            .rows(
-                select
-                    .bind(user)
-                    .bind(now.to_utc())
-                    .bind(i64::from(page.size))
-                    .bind(page.offset()),
-            )
+            .rows(select.bind(user).bind(now.to_utc()).bind(i64::from(page.size)).bind(page.offset()))
             .await?;
         sessions = rows.into_iter().filter_map(SessionRow::into_session).collect();
     }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{SqliteLease, json_ids, too_slow};
 use crate::model::UserId;
+use crate::store::change_range::ChangeKey;
 use crate::store::lease::store_error;
 use crate::store::rows::no_row;
-use crate::store::types::ChangeKey;
 use crate::store::{AccountChanges, ChangeCursor, ChangeRange, Result, Standing, StoreError, Woken};
 
 /// How often the end of the log is looked at.

@@ -5,7 +5,7 @@ use sqlx::{query, query_as};
 use super::{SqliteLease, json_ids, text};
 use crate::model::{Millis, SessionId, UserId};
 use crate::store::rotation::{
-    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
+    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_ALL, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
 };
 use crate::store::{Result, UntoldEnd, UntoldEnds};
 
@@ -65,17 +65,19 @@ pub async fn untold(lease: &mut SqliteLease, after: UserId) -> Result<UntoldEnds
     Ok(untold_page(rows.into_iter().map(|(user, sid, blocked, _)| (user, sid, blocked)).collect(), accounts))
 }
 
-/// Those of these accounts, a bounded number of each.
+/// Those of these accounts, a bounded number of each and of all; first one of each, then the next of each.
 pub async fn untold_of(lease: &mut SqliteLease, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
     let rows: Vec<(UserId, String, bool)> = lease
         .rows(
             query_as(concat!(
                 "SELECT u.id, s.sid, NOT u.may_be_present FROM json_each(?1) j JOIN users u ON u.id = j.value \
                  JOIN login_sessions s ON s.user_id = u.id AND s.end_untold AND s.sid < ",
-                behind_the_share!("?2")
+                behind_the_share!("?2"),
+                " ORDER BY row_number() OVER (PARTITION BY u.id ORDER BY s.sid) LIMIT ?3"
             ))
             .bind(json_ids(users))
-            .bind(UNTOLD_OF_EACH),
+            .bind(UNTOLD_OF_EACH)
+            .bind(UNTOLD_OF_ALL),
         )
         .await?;
     Ok(rows.into_iter().map(untold_end).collect())

@@ -19,7 +19,10 @@ const SHIFT: i64 = 20 * 60;
 /// Adds an account beside those that were added with ids of their own.
 async fn register(scene: &Scene, name: &str) {
     if scene.database_url().starts_with("postgres") {
-        scene.sql.rows("SELECT setval(pg_get_serial_sequence('users', 'id'), (SELECT max(id) FROM users))::text").await;
+        scene
+            .sql
+            .rows("SELECT setval(pg_get_serial_sequence('users', 'id'), (SELECT max(id) FROM users))::text")
+            .await;
     }
     scene.api.register(name).await;
 }
@@ -42,7 +45,8 @@ async fn sessions_end_though_the_databases_clock_is_wrong(shift: i64) {
     let redis = RedisServer::start(&[]).await;
     let scene = Scene::start_at(redis, database.url.clone(), 1, Duration::from_secs(20), &[]).await;
     let now = chrono::Utc::now().timestamp();
-    let off = scene.sql.number("SELECT CAST(extract(epoch FROM clock_timestamp()) AS bigint)::text").await - now;
+    let off =
+        scene.sql.number("SELECT CAST(extract(epoch FROM clock_timestamp()) AS bigint)::text").await - now;
     assert!((off - shift).abs() < 60, "the clock of PostgreSQL is off by {off} s");
 
     let mut ended = Vec::new();
@@ -72,7 +76,8 @@ async fn sessions_end_though_the_databases_clock_is_wrong(shift: i64) {
     }
     // Redis has been told of all of them, by its own clock; then it loses its data.
     eventually(Duration::from_secs(5), async || {
-        let untold = scene.sql.number("SELECT count(*)::text FROM login_sessions WHERE end_told_at IS NULL").await;
+        let untold =
+            scene.sql.number("SELECT count(*)::text FROM login_sessions WHERE end_told_at IS NULL").await;
         if untold == 0 { Ok(()) } else { Err(untold) }
     })
     .await;

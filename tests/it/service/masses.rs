@@ -68,7 +68,8 @@ async fn many_accounts_at_once(database: Database, name: &str) {
     scene.sql.run(&format!("UPDATE users SET status = 'banned' WHERE id > {OTHERS}")).await;
     let lags = block_meanwhile(&scene, &apis, async || blocked() < MANY).await;
     shown(&format!("{name}: while {MANY} are blocked by one statement"), &lags);
-    eventually(Duration::from_secs(30), async || if blocked() >= MANY { Ok(()) } else { Err(blocked()) }).await;
+    eventually(Duration::from_secs(30), async || if blocked() >= MANY { Ok(()) } else { Err(blocked()) })
+        .await;
     assert_eq!(scene.api.heartbeat(&access_token(OTHERS + 1, "phone")).await.0, 403);
 
     // And while they are let in again: nothing of that is urgent.
@@ -136,7 +137,10 @@ async fn very_many_sessions(database: Database, name: &str) {
     // Let in again, its tokens from before are refused within a second or so.
     scene.sql.run("UPDATE users SET status = 'active' WHERE id = 2").await;
     eventually(Duration::from_mins(2), async || {
-        let all = (ended(), scene.sql.number("SELECT CAST(count(*) AS text) FROM login_sessions WHERE end_untold").await);
+        let all = (
+            ended(),
+            scene.sql.number("SELECT CAST(count(*) AS text) FROM login_sessions WHERE end_untold").await,
+        );
         if all == (SESSIONS, 0) { Ok(()) } else { Err(all) }
     })
     .await;
@@ -147,7 +151,11 @@ async fn very_many_sessions(database: Database, name: &str) {
     assert_eq!(history[1][2], "blocked", "{history:?}");
 
     // And now that they are old, a block of that account is one like any other.
-    scene.redis.cli(&["EVAL", "for _, key in ipairs(redis.call('KEYS', 'presence:{0}:ended:*')) do redis.call('DEL', key) end", "0"]);
+    scene.redis.cli(&[
+        "EVAL",
+        "for _, key in ipairs(redis.call('KEYS', 'presence:{0}:ended:*')) do redis.call('DEL', key) end",
+        "0",
+    ]);
     let own = lag(&scene, &apis, 2, "status = 'banned'", "", 403).await;
     shown(&format!("{name}: the block of an account with {SESSIONS} old sessions"), &[own]);
 }

@@ -164,7 +164,9 @@ impl Db {
             Operator::Sqlite(_) => {
                 "CREATE TRIGGER refuse BEFORE INSERT ON admin_actions BEGIN SELECT RAISE(ABORT, 'full'); END"
             }
-            Operator::Postgres(_) => "ALTER TABLE admin_actions ADD CONSTRAINT full_up CHECK (false) NOT VALID",
+            Operator::Postgres(_) => {
+                "ALTER TABLE admin_actions ADD CONSTRAINT full_up CHECK (false) NOT VALID"
+            }
         })
         .await;
     }
@@ -185,8 +187,10 @@ impl Db {
         ))
         .await;
         if ended {
-            self.sql(&format!("UPDATE login_sessions SET end_untold = (1 = 0), end_told_at = {at} WHERE end_untold"))
-                .await;
+            self.sql(&format!(
+                "UPDATE login_sessions SET end_untold = (1 = 0), end_told_at = {at} WHERE end_untold"
+            ))
+            .await;
         } else {
             let hash = match self.operator {
                 Operator::Sqlite(_) => "CAST(sid AS BLOB)",

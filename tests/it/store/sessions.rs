@@ -99,7 +99,11 @@ async fn a_session_is_listed_until_it_ends_or_runs_out(db: Db) {
     db.store.create_session(&old).await.unwrap();
     db.store.create_session(&new).await.unwrap();
     let listed = async |now| {
-        alive(&*db.store, ada, now).await.into_iter().map(|session| session.sid.to_string()).collect::<Vec<_>>()
+        alive(&*db.store, ada, now)
+            .await
+            .into_iter()
+            .map(|session| session.sid.to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(listed(2_000).await, ["new", "old"]);
     let first = &alive(&*db.store, ada, 2_000).await[0];

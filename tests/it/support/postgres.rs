@@ -306,7 +306,8 @@ async fn launch(folder: &Path, port: u16, env: &[(String, String)]) -> Result<Te
         words.into_iter().map(|word| word.into_string().expect("a plain path")).collect();
     command.extend(options.into_iter().flat_map(|option| ["-c".to_owned(), option.to_owned()]));
     // QUIT is PostgreSQL's immediate shutdown: as fast as a kill, and takes its backends and shared memory along.
-    let tether = Tether::start(&Start { folder, signal: "QUIT", user: server_user(), env, command: &command });
+    let tether =
+        Tether::start(&Start { folder, signal: "QUIT", user: server_user(), env, command: &command });
     eventually(STARTS_WITHIN, async || {
         if tether.exit_code().is_some() {
             return Ok(Err(tether.output()));
