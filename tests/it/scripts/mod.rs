@@ -4,6 +4,7 @@ mod arrive;
 mod audit;
 mod block;
 mod claim;
+mod clock;
 mod heartbeat;
 mod leave;
 mod life;
