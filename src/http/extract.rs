@@ -43,7 +43,7 @@ pub struct AdminWriter(pub Actor);
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (who, _) = caller(state, parts).await?;
+        let (who, _) = caller(state, parts)?;
         state.presence.admit_reader(&who, activity(&parts.headers)?).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -52,7 +52,7 @@ impl FromRequestParts<AppState> for Reader {
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (who, _) = caller(state, parts).await?;
+        let (who, _) = caller(state, parts)?;
         state.presence.admit_writer(&who, activity(&parts.headers)?).await.map_err(of_caller)?;
         Ok(Self(who))
     }
@@ -61,7 +61,7 @@ impl FromRequestParts<AppState> for Writer {
 impl FromRequestParts<AppState> for Leaver {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (who, expires_at) = caller(state, parts).await?;
+        let (who, expires_at) = caller(state, parts)?;
         state.presence.check(&who).await.map_err(of_caller)?;
         Ok(Self(who, expires_at))
     }
@@ -96,10 +96,10 @@ impl FromRequestParts<AppState> for AdminWriter {
 
 /// The bearer of a good access token, who has not been let in yet, and when the token expires. The request counts among
 /// those that the user has under way.
-async fn caller(state: &AppState, parts: &Parts) -> Result<(SessionKey, Millis), Problem> {
+fn caller(state: &AppState, parts: &Parts) -> Result<(SessionKey, Millis), Problem> {
     let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
     let (who, expires_at) = state.identity.verify_access_until(token)?;
-    CallerSlot::note(&parts.extensions, who.user, &state.requests).await?;
+    CallerSlot::note(&parts.extensions, who.user, &state.requests)?;
     Ok((who, expires_at))
 }
 
