@@ -3,11 +3,15 @@
 mod accounts;
 mod audit;
 mod changes;
+mod copy;
 mod counts;
 mod history;
 mod import;
+mod leftovers;
+mod locks;
 mod mirror;
 mod outage;
+mod replication;
 mod schema;
 mod sessions;
 mod trail;
