@@ -3,12 +3,16 @@
 mod accounts;
 mod audit;
 mod changes;
+mod copy;
 mod counts;
 mod history;
 mod import;
+mod leftovers;
+mod locks;
 mod mirror;
 mod outage;
 mod scans;
+mod replication;
 mod schema;
 mod session_ends;
 mod sessions;
