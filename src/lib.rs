@@ -11,7 +11,7 @@
 //! | [`store`] | everything SQL: one folder per database behind one trait | `model`, `files` |
 //! | [`identity`] | passwords, tokens and the keys of issuers, accounts, login sessions, rate limits | `model`, `metrics`, `store`, `live` |
 //! | [`presence`] | heartbeat, leave, set status, read; the group commit; the fence | `model`, `metrics`, `store`, `live` |
-//! | [`tasks`] | the loops: sweep, listen, persist, reconcile, account changes, `last_seen` | `presence`, `store`, `live`, `model`, `metrics` |
+//! | [`tasks`] | the loops: sweep, listen, persist, reconcile, account changes, ended sessions, `last_seen` | `presence`, `store`, `live`, `model`, `metrics` |
 //! | [`http`] | one route table, extractors, errors, handlers, the accept loop | `presence`, `identity`, `model`, `metrics` |
 //! | [`app`] | settings; the one place that builds and wires | all |
 //!

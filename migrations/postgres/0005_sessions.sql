@@ -26,23 +26,58 @@ CREATE INDEX login_sessions_end_told_at ON login_sessions (end_told_at) WHERE en
 -- at most, so older ends matter to no token.
 UPDATE login_sessions SET end_untold = true WHERE ended_at > now() - interval '2 days';
 
+-- For whoever ends a session without saying so in end_untold: an older version of the service, plain SQL.
 CREATE FUNCTION presence_session_end() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.end_untold := NEW.ended_at IS NOT NULL;
     NEW.end_told_at := NULL;
-    IF NEW.end_untold THEN
-        -- Equal notices of one transaction are sent once.
-        PERFORM pg_notify('presence_account_changes', 'session');
-    END IF;
     RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION presence_tell_session_end() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    -- Equal notices of one transaction are sent once.
+    PERFORM pg_notify('presence_account_changes', 'session');
+    RETURN NULL;
 END
 $$;
 
 CREATE TRIGGER login_sessions_added_ended BEFORE INSERT ON login_sessions
     FOR EACH ROW WHEN (NEW.ended_at IS NOT NULL) EXECUTE FUNCTION presence_session_end();
 CREATE TRIGGER login_sessions_ended BEFORE UPDATE OF ended_at ON login_sessions
-    FOR EACH ROW WHEN ((OLD.ended_at IS NULL) <> (NEW.ended_at IS NULL)) EXECUTE FUNCTION presence_session_end();
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND NOT NEW.end_untold
+        OR OLD.ended_at IS NOT NULL AND NEW.ended_at IS NULL)
+    EXECUTE FUNCTION presence_session_end();
+CREATE TRIGGER login_sessions_added_ended_told AFTER INSERT ON login_sessions
+    FOR EACH ROW WHEN (NEW.ended_at IS NOT NULL) EXECUTE FUNCTION presence_tell_session_end();
+-- Once a statement: a block may end very many sessions.
+CREATE TRIGGER login_sessions_ended_told AFTER UPDATE OF ended_at ON login_sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION presence_tell_session_end();
 
 -- Also for rows that replication brings, or a restore with triggers off.
 ALTER TABLE login_sessions ENABLE ALWAYS TRIGGER login_sessions_added_ended;
 ALTER TABLE login_sessions ENABLE ALWAYS TRIGGER login_sessions_ended;
+ALTER TABLE login_sessions ENABLE ALWAYS TRIGGER login_sessions_added_ended_told;
+ALTER TABLE login_sessions ENABLE ALWAYS TRIGGER login_sessions_ended_told;
+
+-- As before, and says that the ends are untold. In the order of sids, as every other that ends several sessions: so two of
+-- them do not wait in a circle.
+CREATE OR REPLACE FUNCTION presence_end_sessions() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    alive text[];
+BEGIN
+    alive := ARRAY(SELECT sid FROM login_sessions WHERE user_id = NEW.id AND ended_at IS NULL ORDER BY sid FOR UPDATE);
+    IF cardinality(alive) > 0 THEN
+        -- Not now(), which is when a long transaction began.
+        UPDATE login_sessions SET ended_at = clock_timestamp(), end_untold = true WHERE sid = ANY (alive);
+        DELETE FROM refresh_tokens WHERE sid = ANY (alive);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- A mass of changes is read page by page, the newest first.
+DROP INDEX account_changes_xid;
+CREATE INDEX account_changes_xid ON account_changes (xid, id);

@@ -38,13 +38,17 @@ CREATE TRIGGER login_sessions_added_ended AFTER INSERT ON login_sessions WHEN NE
     UPDATE session_ends SET ended = ended + 1;
 END;
 
+-- For whoever ends a session without saying so in end_untold: an older version of the service, plain SQL.
 CREATE TRIGGER login_sessions_ended AFTER UPDATE OF ended_at ON login_sessions
-WHEN (OLD.ended_at IS NULL) <> (NEW.ended_at IS NULL) BEGIN
+WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND NOT NEW.end_untold
+    OR OLD.ended_at IS NOT NULL AND NEW.ended_at IS NULL
+BEGIN
     UPDATE login_sessions SET end_untold = NEW.ended_at IS NOT NULL, end_told_at = NULL WHERE sid = NEW.sid;
     UPDATE session_ends SET ended = ended + 1;
 END;
 
--- As before, but a look at those alive alone: of an account with many old sessions it costs no more.
+-- As before, but only those alive are looked at, so that an account with many old sessions costs no more; and it says itself
+-- that the ends are untold, once for all of them.
 DROP TRIGGER users_sessions_end;
 
 CREATE TRIGGER users_sessions_end AFTER UPDATE OF status, is_active, password_hash ON users
@@ -53,6 +57,7 @@ WHEN OLD.may_be_present AND NOT NEW.may_be_present
 BEGIN
     DELETE FROM refresh_tokens
         WHERE sid IN (SELECT sid FROM login_sessions WHERE user_id = NEW.id AND ended_at IS NULL);
-    UPDATE login_sessions SET ended_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+    UPDATE login_sessions SET ended_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), end_untold = 1
         WHERE user_id = NEW.id AND ended_at IS NULL;
+    UPDATE session_ends SET ended = ended + 1;
 END;

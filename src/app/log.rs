@@ -139,21 +139,22 @@ mod tests {
         assert_eq!(line, " INFO it went well user=7 name=\"ada\" error=no way DEFAULT=\"info,fred=error\"\n");
     }
 
+    /// Whose `Debug` escapes nothing.
+    struct Unquoted(&'static str);
+
+    impl Debug for Unquoted {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
     #[test]
     fn no_way_of_logging_lets_a_character_through_that_could_forge_a_line() {
         let harm = "\u{1b}[2J\r\n INFO forged\u{202e}";
-        #[derive(Debug)]
-        struct Raw;
-        struct Unquoted(&'static str);
-        impl Debug for Unquoted {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.0)
-            }
-        }
         let error = io::Error::other(harm);
         let lines = logged(|| {
             tracing::warn!("a message with {harm}");
-            tracing::warn!(text = harm, shown = %harm, debug = ?harm, ?Raw, "fields");
+            tracing::warn!(text = harm, shown = %harm, debug = ?harm, "fields");
             tracing::warn!(unquoted = ?Unquoted(harm), %error, "texts of errors");
             tracing::warn!(error = &error as &dyn std::error::Error, "an error as it is");
             tracing::warn_span!("a span", path = %harm).in_scope(|| tracing::warn!("inside of a span"));

@@ -28,12 +28,12 @@ impl CallerSlot {
     ///
     /// # Errors
     /// 429 where the user has too many requests under way.
-    pub async fn note(extensions: &Extensions, user: UserId, requests: &PerUser) -> Result<(), Problem> {
+    pub fn note(extensions: &Extensions, user: UserId, requests: &PerUser) -> Result<(), Problem> {
         let Some(Self(slot)) = extensions.get::<Self>() else { return Ok(()) };
         if slot.get().is_none() {
-            let place = requests.enter(user).await;
-            let outcome = place.as_ref().map(drop).map_err(|_| Problem::too_many_at_once());
-            let _ = slot.set((user, place.ok()));
+            let place = requests.try_enter(user);
+            let outcome = place.as_ref().map(drop).ok_or_else(Problem::too_many_at_once);
+            let _ = slot.set((user, place));
             return outcome;
         }
         Ok(())

@@ -100,7 +100,7 @@ impl FromRequestParts<AppState> for AdminWriter {
 async fn caller(state: &AppState, parts: &Parts) -> Result<(SessionKey, Millis), Problem> {
     let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
     let (who, expires_at) = state.identity.authenticate(token).await?;
-    CallerSlot::note(&parts.extensions, who.user, &state.requests).await?;
+    CallerSlot::note(&parts.extensions, who.user, &state.requests)?;
     Ok((who, expires_at))
 }
 

@@ -5,7 +5,8 @@
 //! answer of it, and no request asks SQL twice.
 //!
 //! A search or a filter reads every account, and each user can ask for another one every time. So a user has one of these
-//! under way and a few that wait for it; more are 429. The store bounds how many run at once, whoever asks.
+//! under way and a few that wait for it; more are 429. One that several ask for is one, and counts as that of any of them.
+//! The store bounds how many run at once, whoever asks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{ListName, UserPage, View};
 use super::cursor::Cursor;
-use super::per_user::{PerUser, Place as UserPlace};
+use super::per_user::{PerUser, Place as UserPlace, TooMany};
 use super::problem::Problem;
 use crate::model::{Account, OnlineCursor, Place, Role, UserId};
 use crate::presence::{ListQuery, Listing, PresenceError, PresenceService, Reading, Shared, Unanswered};
@@ -35,6 +36,8 @@ const HEAD_START: Duration = Duration::from_millis(100);
 const SCANS_AT_ONCE: usize = 1;
 /// How many more of them wait for that: a search field that asks with every letter typed has some on its way.
 const SCANS_WAITING: usize = 4;
+/// How long they wait: with it a database that hangs is said to be away within the contract's bound.
+const SCAN_WAITS: Duration = Duration::from_millis(300);
 
 /// What is asked. Who asks is no part of it, but where the answer hangs on that beyond what is shown of each user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,13 +59,11 @@ impl Question {
 }
 
 /// Somebody who asks.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Asker {
     user: UserId,
     /// Whether this is for administrators alone.
     administers: bool,
-    /// Held until the work is done, also where the client has hung up.
-    _scan: Option<UserPlace>,
 }
 
 /// A list as it goes out. Clones share the bytes.
@@ -74,20 +75,25 @@ pub struct ListAnswer {
 
 /// Answers lists; clones share one inside.
 #[derive(Clone)]
-pub struct Lists {
-    shared: Shared<Question, Asker, Result<ListAnswer, Problem>>,
-    scans: PerUser,
-}
+pub struct Lists(Shared<Question, Asker, Result<ListAnswer, Problem>>);
 
 impl Lists {
     /// Lists as `presence` has them.
     pub fn new(presence: PresenceService) -> Self {
-        let presence = Arc::new(presence);
-        let shared = Shared::new(HEAD_START, move |question, askers| {
-            let presence = Arc::clone(&presence);
-            async move { answer(&presence, &question, &askers).await }.boxed()
-        });
-        Self { shared, scans: PerUser::new(SCANS_AT_ONCE, SCANS_WAITING) }
+        let inner = Arc::new((presence, PerUser::new(SCANS_AT_ONCE, SCANS_WAITING)));
+        Self(Shared::new(HEAD_START, move |question, askers| {
+            let inner = Arc::clone(&inner);
+            async move {
+                let (presence, scans) = &*inner;
+                // Held until the answer is there, or is given up because nobody waits for it.
+                let _scan = match place(scans, &question, &askers).await {
+                    Ok(place) => place,
+                    Err(problem) => return askers.iter().map(|_| Err(problem.clone())).collect(),
+                };
+                answer(presence, &question, &askers).await
+            }
+            .boxed()
+        }))
     }
 
     /// A list as `user` may see it.
@@ -96,27 +102,39 @@ impl Lists {
     /// 401 where there is no such account any more, 403 where it may not see this, 429 where the user asks for too many
     /// searches at once, 503.
     pub async fn for_user(&self, question: Question, user: UserId) -> Result<ListAnswer, Problem> {
-        self.ask(question, user, false).await
+        self.ask(question, Asker { user, administers: false }).await
     }
 
     /// A list for an administrator: as [`Self::for_user`], and 403 for everybody else.
     pub async fn for_admin(&self, question: Question, user: UserId) -> Result<ListAnswer, Problem> {
-        self.ask(question, user, true).await
+        self.ask(question, Asker { user, administers: true }).await
     }
 
-    async fn ask(&self, question: Question, user: UserId, administers: bool) -> Result<ListAnswer, Problem> {
-        let scan = if question.is_scan() {
-            Some(self.scans.enter(user).await.map_err(|_| Problem::too_many_at_once())?)
-        } else {
-            None
-        };
-        self.shared.ask(question, Asker { user, administers, _scan: scan }).await.unwrap_or_else(
-            |unanswered| match unanswered {
-                Unanswered::TooManyWait => Err(PresenceError::Overloaded.into()),
-                Unanswered::Panicked => Err(Problem::internal()),
-            },
-        )
+    async fn ask(&self, question: Question, asker: Asker) -> Result<ListAnswer, Problem> {
+        self.0.ask(question, asker).await.unwrap_or_else(|unanswered| match unanswered {
+            Unanswered::TooManyWait => Err(PresenceError::Overloaded.into()),
+            Unanswered::Panicked => Err(Problem::internal()),
+        })
     }
+}
+
+/// The place that a scan takes, of any of those who ask for it: nobody waits for another's searches where one of them has
+/// none. `None` for what is no scan.
+async fn place(scans: &PerUser, question: &Question, askers: &[Asker]) -> Result<Option<UserPlace>, Problem> {
+    if !question.is_scan() {
+        return Ok(None);
+    }
+    if let Some(place) = askers.iter().find_map(|asker| scans.try_enter(asker.user)) {
+        return Ok(Some(place));
+    }
+    for asker in askers {
+        match tokio::time::timeout(SCAN_WAITS, scans.enter(asker.user)).await {
+            Ok(Ok(place)) => return Ok(Some(place)),
+            Ok(Err(TooMany)) => {}
+            Err(_) => return Err(PresenceError::Overloaded.into()),
+        }
+    }
+    Err(Problem::too_many_at_once())
 }
 
 async fn answer(
@@ -162,14 +180,14 @@ fn each<C: Cursor>(
     let (mut public, mut whole) = (None, None);
     let answers = askers.iter().map(|asker| {
         let account = accounts.get(&asker.user).ok_or_else(Problem::account_gone)?;
-        let view = view(account, asker, by_status)?;
+        let view = view(account, *asker, by_status)?;
         let answer = if view == View::Whole { &mut whole } else { &mut public };
         answer.get_or_insert_with(|| make(&reading, view)).clone()
     });
     answers.collect()
 }
 
-fn view(account: &Account, asker: &Asker, by_status: bool) -> Result<View, Problem> {
+fn view(account: &Account, asker: Asker, by_status: bool) -> Result<View, Problem> {
     let is_admin = account.role == Role::Admin;
     if asker.administers && !(is_admin && account.may_be_present()) {
         return Err(Problem::admins_only());

@@ -67,6 +67,13 @@ impl PerUser {
         Ok(Place { _permit: permit, _entered: entered })
     }
 
+    /// Takes a place of this user's if one is free now.
+    pub fn try_enter(&self, user: UserId) -> Option<Place> {
+        let (places, entered) = self.inner.count(user).ok()?;
+        let permit = places.try_acquire_owned().ok()?;
+        Some(Place { _permit: permit, _entered: entered })
+    }
+
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.inner.users().is_empty()
@@ -114,14 +121,17 @@ mod tests {
         let (first, _second) = (bound.enter(7).await.unwrap(), bound.enter(7).await.unwrap());
         assert_eq!(bound.enter(7).await.unwrap_err(), TooMany);
         let _other = bound.enter(8).await.unwrap();
+        assert!(bound.try_enter(7).is_none());
         drop(first);
-        bound.enter(7).await.unwrap();
+        let _third = bound.try_enter(7).unwrap();
+        assert!(bound.try_enter(7).is_none());
     }
 
     #[tokio::test]
     async fn a_few_wait_in_their_order_and_who_gives_up_frees_the_line() {
         let bound = PerUser::new(1, 2);
         let first = bound.enter(7).await.unwrap();
+        assert!(bound.try_enter(7).is_none());
         let mut second = Box::pin(bound.enter(7));
         let mut third = Box::pin(bound.enter(7));
         assert!(second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none());

@@ -329,7 +329,7 @@ mod tests {
             let (status, _, body) = testing::parts(problem).await;
             assert_eq!((status, &body["errors"]), (400, &json!({name: [takes]})), "{query}");
         }
-        let many: String = (0..500).map(|number| format!("{number}=&")).collect();
+        let many = (0..500).map(|number| format!("{number}=")).collect::<Vec<_>>().join("&");
         let (_, _, body) = testing::parts(none(Some(&many)).unwrap_err().into_response()).await;
         assert_eq!(body["errors"].as_object().unwrap().len(), NAMED.0);
         assert_eq!(body["errors"]["0"], json!(["is no parameter of this request, which takes none"]));

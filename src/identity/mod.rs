@@ -13,6 +13,7 @@ pub mod import;
 pub mod limits;
 pub mod password;
 pub mod rules;
+mod session_ends;
 pub mod sessions;
 #[cfg(test)]
 mod stage;
@@ -35,7 +36,8 @@ pub use accounts::{AccountEdit, NewAccount, Registration};
 pub use import::{Candidate, Column, Fate};
 pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
-pub use sessions::{SessionPolicy, SignedIn, TokenPair};
+pub use session_ends::SessionPolicy;
+pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
 use access::Signatures;

@@ -276,7 +276,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_nobody_waits_for_any_more_is_given_up() {
         let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
-        let shared = Shared::new(Duration::from_millis(10), move |_: (), callers: Vec<u32>| {
+        let shared = Shared::new(Duration::from_millis(10), move |(), callers: Vec<u32>| {
             let begun = begun.clone();
             async move {
                 // Dropped with the work.

@@ -5,6 +5,7 @@
 
 mod administrators;
 mod batch;
+mod change_range;
 mod import;
 mod lease;
 mod listing;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 
+pub use change_range::ChangeRange;
 pub use import::{Clash, ImportRow, Imported};
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
@@ -182,6 +184,9 @@ pub trait Store: Send + Sync + 'static {
     /// The accounts changed since `since`, each once, and the cursor to go on from. Never misses a change, however
     /// transactions overlapped.
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges>;
+    /// The next page of a part of the log of account changes; empty where all is read. The pages of a range name each of its
+    /// changes once, an account perhaps on several pages.
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>>;
     /// Returns as soon as accounts or sessions may have changed, or after `timeout`; a mere wake-up. An error means that
     /// the watch was lost and set up anew at the next call: look at the log then.
     async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken>;
@@ -209,7 +214,7 @@ pub trait Store: Send + Sync + 'static {
     /// Ends that Redis has not been told of, of accounts greater than `after`: a bounded number of each account, so that
     /// one with many holds up no other.
     async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds>;
-    /// The same for these accounts, a bounded number of each.
+    /// The same for these accounts, a bounded number of each and of all: first one of each, then the next of each.
     async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>>;
     /// Notes that Redis was told of the ends of these sessions, each at that instant by the clock of Redis; returns how
     /// many were untold until now. Rows that another transaction holds are left as they are.

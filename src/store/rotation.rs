@@ -36,12 +36,14 @@ pub const ENDED_AT_ONCE: i64 = 1_000;
 
 /// Accounts on a page of untold ends.
 pub const UNTOLD_ACCOUNTS: i64 = 256;
-/// Untold ends of one account on a page.
+/// Untold ends of one account on a page, at least, where the account has them; more where there are few accounts.
 pub const UNTOLD_EACH: i64 = 256;
 /// Untold ends on a page.
 pub const UNTOLD_PAGE: i64 = 2_048;
 /// Untold ends of one account, where accounts are asked for by their ids.
 pub const UNTOLD_OF_EACH: i64 = 64;
+/// Untold ends of all of these: some 50 ms of Redis's time, for which a block may wait.
+pub const UNTOLD_OF_ALL: i64 = 4_096;
 
 /// A page of untold ends from its rows: user, sid, whether the account may not be present; and how many accounts it is of.
 pub fn untold_page(rows: Vec<(UserId, String, bool)>, accounts: i64) -> UntoldEnds {

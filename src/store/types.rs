@@ -229,11 +229,8 @@ pub struct ChangeCursor(pub String);
 pub struct AccountChanges {
     /// Where to go on.
     pub cursor: ChangeCursor,
-    /// The accounts that changed, each once: first those that may not be present now, then the others; of each part the
-    /// latest change first.
+    /// Who changed, each once.
     pub users: Vec<UserId>,
-    /// How many of `users` belong to the first part. A hint for the order of work: the standing may have changed since.
-    pub urgent: usize,
 }
 
 /// What may have changed when a wait ended. After a timeout, or where it is not known, both.

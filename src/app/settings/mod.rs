@@ -68,8 +68,8 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
 
-    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `session_ends`, `last_seen`, `group_commit`, keys or http. For the test
-    /// that shows that the process ends
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `session_ends`, `last_seen`, `group_commit`, keys or
+    /// http. For the test that shows that the process ends
     #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
     pub panic_in: Option<String>,
 

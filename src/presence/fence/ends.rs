@@ -55,27 +55,27 @@ impl FenceKeeper {
         Ok(earliest.plus(-span_ms.saturating_add(LATELY_MS)))
     }
 
-    /// As [`Self::tell`]: blocks first, then the ends of these accounts' sessions, then who may be present. So a blocked
-    /// user leaves by that reason, and a token from before a block is not good again after it.
+    /// As [`Self::tell`]: blocks first; then who may be present, and before that the ends of their sessions. So a token from
+    /// before a block, or a new password, is refused by the time the account is let in. The ends of a blocked account may
+    /// wait: Redis refuses its tokens anyway.
     pub(super) async fn tell_with_sessions(&self, users: &[UserId]) -> Result<u64> {
         let mut evicted = 0;
         for chunk in users.chunks(CHUNK as usize) {
-            let standings = self.store.standings(chunk).await?;
-            let (allowed, barred): (Vec<_>, Vec<_>) =
-                standings.into_iter().partition(|(_, standing)| *standing == Standing::MayBePresent);
-            let ids =
-                |users: Vec<(UserId, Standing)>| users.into_iter().map(|(user, _)| user).collect::<Vec<_>>();
-            evicted += self.tell(&ids(barred)).await?;
-            let ends = self.store.untold_ends_of(chunk).await?;
+            let (mut allowed, mut barred) = (Vec::new(), Vec::new());
+            for (user, standing) in self.store.standings(chunk).await? {
+                if standing == Standing::MayBePresent { &mut allowed } else { &mut barred }.push(user);
+            }
+            evicted += self.tell(&barred).await?;
+            let ends = self.store.untold_ends_of(&allowed).await?;
             self.end_in_redis(&ends).await?;
-            evicted += self.tell(&ids(allowed)).await?;
+            evicted += self.tell(&allowed).await?;
         }
         Ok(evicted)
     }
 
     /// Ends these sessions in Redis. That it was told is noted by the task that tells of all ends: to note it here would let
     /// a block wait for a write to SQL.
-    pub(super) async fn end_in_redis(&self, ends: &[UntoldEnd]) -> Result<()> {
+    async fn end_in_redis(&self, ends: &[UntoldEnd]) -> Result<()> {
         if ends.is_empty() {
             return Ok(());
         }

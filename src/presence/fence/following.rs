@@ -1,38 +1,20 @@
 //! The following of SQL's log of account changes.
 //!
-//! What is urgent goes first: accounts that may not be present, the latest change before the others. The rest is done in
-//! bounded pieces, between which the log is read again, so that a block waits for one piece at most, however many accounts
-//! changed before it (invariant 6).
+//! The log is read page by page, the newest changes first, and its end is read again between the pages. So a block waits for
+//! one page at most, however many accounts have changed (invariant 6).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ATTEMPTS, CHUNK, FenceKeeper, Result, overtaken};
+use super::{ATTEMPTS, FenceKeeper, Result, overtaken};
 use crate::model::UserId;
 use crate::presence::PresenceError;
-use crate::store::{AccountChanges, ChangeCursor};
+use crate::store::{ChangeCursor, ChangeRange, Store};
 
-/// How often the log is read again while there is more to do.
+/// How often the end of the log is read again while there is more to do.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Accounts of one shard in a piece of work, where there are many shards.
-const OF_EACH_SHARD: usize = 64;
-
-/// What the log has told and Redis has not been told yet.
-#[derive(Debug, Default)]
-struct Backlog {
-    urgent: VecDeque<UserId>,
-    others: VecDeque<UserId>,
-}
-
-/// A piece of work.
-#[derive(Debug, PartialEq, Eq)]
-struct Piece {
-    users: Vec<UserId>,
-    /// Whether these accounts could not be present when the log was read.
-    urgent: bool,
-}
 
 /// Shards that are at one place of the log.
 struct Group<'a> {
@@ -45,21 +27,41 @@ struct Group<'a> {
     failed: Option<PresenceError>,
 }
 
-impl Backlog {
-    /// Adds what was read; it is done before what was read earlier.
-    fn add(&mut self, changes: &AccountChanges) {
-        let (urgent, others) = changes.users.split_at(changes.urgent.min(changes.users.len()));
-        for (queue, users) in [(&mut self.urgent, urgent), (&mut self.others, others)] {
-            users.iter().rev().for_each(|user| queue.push_front(*user));
-        }
+/// The log, as far as it is read.
+struct Reading {
+    /// Its end when that was read last.
+    read_to: ChangeCursor,
+    read_at: Option<Instant>,
+    /// What lies before and is not read yet, the latest part at the end.
+    unread: Vec<ChangeRange>,
+}
+
+impl Reading {
+    const fn from(cursor: ChangeCursor) -> Self {
+        Self { read_to: cursor, read_at: None, unread: Vec::new() }
     }
 
-    /// The next piece, of `most` accounts; `None` where all is done.
-    fn next(&mut self, most: usize) -> Option<Piece> {
-        let urgent = !self.urgent.is_empty();
-        let queue = if urgent { &mut self.urgent } else { &mut self.others };
-        let users: Vec<UserId> = queue.drain(..most.min(queue.len())).collect();
-        (!users.is_empty()).then_some(Piece { users, urgent })
+    /// The accounts of the next page; `None` where all is read.
+    async fn next(&mut self, store: &dyn Store) -> Result<Option<Vec<UserId>>> {
+        let at_the_end = match self.read_at {
+            None => true,
+            Some(at) => !self.unread.is_empty() && at.elapsed() >= LOOK_AGAIN,
+        };
+        let range = if at_the_end {
+            self.read_at = Some(Instant::now());
+            Some(ChangeRange::since(self.read_to.clone()))
+        } else {
+            self.unread.pop()
+        };
+        let Some(mut range) = range else { return Ok(None) };
+        let users = store.read_changes(&mut range).await?;
+        if at_the_end {
+            self.read_to = range.end();
+        }
+        if !range.is_read() {
+            self.unread.push(range);
+        }
+        Ok(Some(users))
     }
 }
 
@@ -108,49 +110,39 @@ impl FenceKeeper {
     async fn follow_from(&self, cursor: &str, shards: &[u32]) -> Result<(u64, bool)> {
         let shards = shards.iter().copied().collect();
         let mut group = Group { cursor, shards, evicted: 0, arrived: true, failed: None };
-        let mut backlog = Backlog::default();
-        let mut read_to = ChangeCursor(cursor.to_owned());
-        let mut read_at: Option<Instant> = None;
-        while !group.shards.is_empty() {
-            if read_at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
-                let changes = self.store.account_changes(&read_to).await?;
-                if read_at.is_none() && changes.users.is_empty() {
-                    return Ok((0, true));
-                }
-                backlog.add(&changes);
-                read_to = changes.cursor;
-                read_at = Some(Instant::now());
-            }
-            let most = (CHUNK as usize).max(OF_EACH_SHARD * group.shards.len());
-            let Some(piece) = backlog.next(most) else { break };
-            self.tell_piece(&mut group, piece).await?;
+        let mut reading = Reading::from(ChangeCursor(cursor.to_owned()));
+        let mut nothing = true;
+        while !group.shards.is_empty()
+            && let Some(users) = reading.next(&*self.store).await?
+        {
+            nothing &= users.is_empty();
+            self.tell_group(&mut group, users).await;
         }
-        self.move_all(&mut group, &read_to.0).await;
+        if nothing {
+            return Ok((0, true));
+        }
+        self.move_all(&mut group, &reading.read_to.0).await;
         match group.failed {
             Some(error) => Err(error),
             None => Ok((group.evicted, group.arrived)),
         }
     }
 
-    /// Tells each shard what concerns its accounts. Accounts that may be present have the ends of their sessions told before:
-    /// a token from before a block, or a new password, is then refused by the time the account is let in.
-    async fn tell_piece(&self, group: &mut Group<'_>, piece: Piece) -> Result<()> {
-        let ends = if piece.urgent { Vec::new() } else { self.store.untold_ends_of(&piece.users).await? };
+    /// Tells each shard of the group what concerns its accounts.
+    async fn tell_group(&self, group: &mut Group<'_>, users: Vec<UserId>) {
         let mut theirs: BTreeMap<u32, Vec<UserId>> = BTreeMap::new();
-        for user in piece.users {
+        for user in users {
             theirs.entry(self.live.shard_of(user)).or_default().push(user);
         }
         theirs.retain(|shard, _| group.shards.contains(shard));
-        let (ends, cursor) = (&ends, group.cursor);
+        let cursor = group.cursor;
         let telling = theirs.iter().map(|(shard, users)| {
             Box::pin(async move {
                 // Another instance that got further has told all of this.
                 if self.live.fence(*shard).await?.cursor.as_deref() != Some(cursor) {
                     return Ok::<_, PresenceError>(None);
                 }
-                let of_shard = ends.iter().filter(|end| self.live.shard_of(end.user) == *shard);
-                self.end_in_redis(&of_shard.cloned().collect::<Vec<_>>()).await?;
-                Ok(Some(self.tell(users).await?))
+                self.tell_with_sessions(users).await.map(Some)
             })
         });
         let told = futures_util::future::join_all(telling).await;
@@ -165,7 +157,6 @@ impl FenceKeeper {
             }
             group.shards.remove(shard);
         }
-        Ok(())
     }
 
     async fn move_all(&self, group: &mut Group<'_>, to: &str) {
@@ -177,31 +168,5 @@ impl FenceKeeper {
                 Err(error) => group.failed = Some(error.into()),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn changes(urgent: &[UserId], others: &[UserId]) -> AccountChanges {
-        AccountChanges {
-            cursor: ChangeCursor(String::new()),
-            users: [urgent, others].concat(),
-            urgent: urgent.len(),
-        }
-    }
-
-    #[test]
-    fn what_is_urgent_goes_first_and_of_that_what_was_read_last() {
-        let mut backlog = Backlog::default();
-        backlog.add(&changes(&[5, 4, 3], &[9, 8]));
-        let piece = |users: &[UserId], urgent| Some(Piece { users: users.to_vec(), urgent });
-        assert_eq!(backlog.next(2), piece(&[5, 4], true));
-        backlog.add(&changes(&[7], &[6]));
-        assert_eq!(backlog.next(2), piece(&[7, 3], true));
-        assert_eq!(backlog.next(2), piece(&[6, 9], false));
-        assert_eq!(backlog.next(2), piece(&[8], false));
-        assert_eq!(backlog.next(2), None);
     }
 }

@@ -14,7 +14,8 @@ pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -
     check_new(new)?;
     match try_create(lease, new, by).await {
         // Rows that came with ids of their own have left the sequence behind.
-        Err(error) if is_id_taken(&error) && upkeep::raise_ids(lease, 0).await? => {
+        Err(error) if is_id_taken(&error) => {
+            upkeep::raise_ids(lease, 0).await?;
             try_create(lease, new, by).await
         }
         created => created,

@@ -15,8 +15,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{PgLease, too_slow, unavailable};
 use crate::model::UserId;
+use crate::store::change_range::ChangeKey;
 use crate::store::rows::no_row;
-use crate::store::{AccountChanges, ChangeCursor, Result, Standing, Woken};
+use crate::store::{AccountChanges, ChangeCursor, ChangeRange, Result, Standing, Woken};
 
 const CHANNEL: &str = "presence_account_changes";
 /// What a notice of that channel says where a session has ended; any other is about accounts.
@@ -52,54 +53,89 @@ pub async fn cursor(lease: &mut PgLease) -> Result<ChangeCursor> {
     Ok(ChangeCursor(row.ok_or_else(no_row)?.0))
 }
 
-/// Reads from the cursor on. One that lies ahead of every transaction comes from another life of the database (a
-/// restored dump counts anew), so the whole log is read; as for one that cannot be read.
-pub async fn since(lease: &mut PgLease, since: &ChangeCursor, prune: bool) -> Result<AccountChanges> {
-    let from = snapshot(&since.0);
-    // The index finds what is not older than the oldest transaction that the snapshot did not show.
-    let row: Option<(String, Vec<UserId>, Vec<UserId>)> = lease
-        .row(
-            query_as(
-                "WITH place AS MATERIALIZED ( \
-                     SELECT CASE WHEN pg_snapshot_xmax($1::text::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) \
-                         THEN $1::text::pg_snapshot ELSE $2::text::pg_snapshot END AS since, \
-                         pg_current_snapshot()::text AS now \
-                 ), changed AS ( \
-                     SELECT user_id, max(id) AS latest FROM account_changes \
-                     WHERE xid >= (SELECT pg_snapshot_xmin(since) FROM place) \
-                     AND NOT pg_visible_in_snapshot(xid, (SELECT since FROM place)) GROUP BY user_id \
-                 ), sorted AS MATERIALIZED ( \
-                     SELECT c.user_id, c.latest, coalesce(NOT u.may_be_present, true) AS urgent \
-                     FROM changed c LEFT JOIN users u ON u.id = c.user_id \
-                 ) \
-                 SELECT now, ARRAY(SELECT user_id FROM sorted WHERE urgent ORDER BY latest DESC), \
-                     ARRAY(SELECT user_id FROM sorted WHERE NOT urgent ORDER BY latest DESC) FROM place",
-            )
-            .bind(&from)
-            .bind(NOTHING),
+/// Where the log is read from: [`NOTHING`] where the cursor lies ahead of every transaction. Then it comes from another life
+/// of the database (a restored dump counts anew), so the whole log is read; as for one that cannot be read.
+macro_rules! place {
+    () => {
+        "SELECT CASE WHEN pg_snapshot_xmax($1::text::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) \
+             THEN $1::text::pg_snapshot ELSE '1:1:'::pg_snapshot END AS since, \
+         pg_current_snapshot()::text AS now"
+    };
+}
+
+/// What a snapshot did not show: the index finds what is not older than the oldest transaction that then ran.
+macro_rules! since_place {
+    () => {
+        "xid >= (SELECT pg_snapshot_xmin(since) FROM place) \
+         AND NOT pg_visible_in_snapshot(xid, (SELECT since FROM place))"
+    };
+}
+
+/// A page of the log in the order of transactions and ids, without its order and size.
+macro_rules! page_of {
+    () => {
+        concat!(
+            "WITH place AS MATERIALIZED (",
+            place!(),
+            ") SELECT place.now, c.user_id, c.number, c.id FROM place LEFT JOIN LATERAL ( \
+                 SELECT user_id, xid::text::bigint AS number, id FROM account_changes WHERE ",
+            since_place!(),
+            " AND ($2::text IS NULL OR pg_visible_in_snapshot(xid, $2::text::pg_snapshot)) \
+              AND (account_changes.xid, id) > ($3::text::xid8, $4) AND (account_changes.xid, id) < ($5::text::xid8, $6) "
+        )
+    };
+}
+/// Reads all from the cursor on.
+pub async fn since(lease: &mut PgLease, since: &ChangeCursor) -> Result<AccountChanges> {
+    let statement = concat!(
+        "WITH place AS MATERIALIZED (",
+        place!(),
+        ") SELECT now, ARRAY(SELECT DISTINCT user_id FROM account_changes WHERE ",
+        since_place!(),
+        ") FROM place"
+    );
+    let row: Option<(String, Vec<UserId>)> = lease.row(query_as(statement).bind(snapshot(&since.0))).await?;
+    let (cursor, users) = row.ok_or_else(no_row)?;
+    Ok(AccountChanges { cursor: ChangeCursor(cursor), users })
+}
+
+/// Reads the next page.
+pub async fn page(lease: &mut PgLease, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+    let (newest, oldest) = (ChangeKey { xid: i64::MAX, id: i64::MAX }, ChangeKey { xid: 0, id: 0 });
+    let (below, above) = (range.below.unwrap_or(newest), range.above.unwrap_or(oldest));
+    let statement = if range.from_oldest {
+        concat!(page_of!(), "ORDER BY account_changes.xid, id LIMIT $7) AS c ON true")
+    } else {
+        concat!(page_of!(), "ORDER BY account_changes.xid DESC, id DESC LIMIT $7) AS c ON true")
+    };
+    let rows: Vec<(String, Option<UserId>, Option<i64>, Option<i64>)> = lease
+        .rows(
+            query_as(statement)
+                .bind(snapshot(&range.since.0))
+                .bind(range.upto.as_ref().map(|upto| snapshot(&upto.0)))
+                .bind(above.xid.to_string())
+                .bind(above.id)
+                .bind(below.xid.to_string())
+                .bind(below.id)
+                .bind(ChangeRange::PAGE),
         )
         .await?;
-    let (cursor, mut users, others) = row.ok_or_else(no_row)?;
-    let urgent = users.len();
-    users.extend(others);
-    if prune {
-        // Only what this very reader has passed, so that a cursor from before a long outage misses nothing. A failure
-        // costs nothing but space, and the next hour tries again.
-        let pruned = lease
-            .execute(
-                query(
-                    "DELETE FROM account_changes WHERE id IN (SELECT id FROM account_changes \
+    let (now, ..) = rows.first().ok_or_else(no_row)?;
+    range.upto.get_or_insert_with(|| ChangeCursor(now.clone()));
+    let page: Vec<(UserId, ChangeKey)> = rows
+        .into_iter()
+        .filter_map(|(_, user, xid, id)| Some((user?, ChangeKey { xid: xid?, id: id? })))
+        .collect();
+    Ok(range.turn(&page))
+}
+
+/// Deletes what is a week old, and only what a reader at this cursor has passed, so that a cursor from before a long outage
+/// misses nothing.
+pub async fn prune(lease: &mut PgLease, passed: &ChangeCursor) -> Result<()> {
+    let statement = "DELETE FROM account_changes WHERE id IN (SELECT id FROM account_changes \
                      WHERE xid < pg_snapshot_xmin($1::text::pg_snapshot) \
-                     AND at < now() - interval '7 days' FOR UPDATE SKIP LOCKED)",
-                )
-                .bind(&from),
-            )
-            .await;
-        if let Err(error) = pruned {
-            tracing::warn!(%error, "the log of account changes was not pruned");
-        }
-    }
-    Ok(AccountChanges { cursor: ChangeCursor(cursor), users, urgent })
+                     AND at < now() - interval '7 days' FOR UPDATE SKIP LOCKED)";
+    lease.execute(query(statement).bind(snapshot(&passed.0))).await.map(drop)
 }
 
 /// The cursor as a snapshot that PostgreSQL reads; [`NOTHING`] where it is none. A number alone is a cursor of a version

@@ -5,7 +5,7 @@ use sqlx::{query, query_as};
 use super::PgLease;
 use crate::model::{Millis, SessionId, UserId};
 use crate::store::rotation::{
-    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
+    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_ALL, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
 };
 use crate::store::{Result, UntoldEnd, UntoldEnds};
 
@@ -40,7 +40,8 @@ pub async fn untold(lease: &mut PgLease, after: UserId) -> Result<UntoldEnds> {
                  SELECT o.user_id, s.sid, NOT u.may_be_present, (SELECT count(user_id) FROM owner) \
                  FROM owner o JOIN users u ON u.id = o.user_id \
                  CROSS JOIN LATERAL (SELECT sid FROM login_sessions \
-                     WHERE user_id = o.user_id AND end_untold ORDER BY sid LIMIT $3) AS s \
+                     WHERE user_id = o.user_id AND end_untold ORDER BY sid \
+                     LIMIT (SELECT greatest($3, $4 / greatest(count(user_id), 1)) FROM owner)) AS s \
                  ORDER BY o.user_id, s.sid LIMIT $4",
             )
             .bind(after)
@@ -53,17 +54,19 @@ pub async fn untold(lease: &mut PgLease, after: UserId) -> Result<UntoldEnds> {
     Ok(untold_page(rows.into_iter().map(|(user, sid, blocked, _)| (user, sid, blocked)).collect(), accounts))
 }
 
-/// Those of these accounts, a bounded number of each.
+/// Those of these accounts, a bounded number of each and of all; first one of each, then the next of each.
 pub async fn untold_of(lease: &mut PgLease, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
     let rows: Vec<(UserId, String, bool)> = lease
         .rows(
             query_as(
                 "SELECT u.id, s.sid, NOT u.may_be_present FROM users u CROSS JOIN LATERAL ( \
-                     SELECT sid FROM login_sessions WHERE user_id = u.id AND end_untold ORDER BY sid LIMIT $2) AS s \
-                 WHERE u.id = ANY ($1)",
+                     SELECT sid, row_number() OVER (ORDER BY sid) AS place FROM login_sessions \
+                     WHERE user_id = u.id AND end_untold ORDER BY sid LIMIT $2) AS s \
+                 WHERE u.id = ANY ($1) ORDER BY s.place LIMIT $3",
             )
             .bind(users)
-            .bind(UNTOLD_OF_EACH),
+            .bind(UNTOLD_OF_EACH)
+            .bind(UNTOLD_OF_ALL),
         )
         .await?;
     Ok(rows.into_iter().map(untold_end).collect())

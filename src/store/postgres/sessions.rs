@@ -251,7 +251,7 @@ async fn end_rows(lease: &mut PgLease, rows: Vec<(String,)>, now: Millis) -> Res
     let sids: Vec<String> = rows.into_iter().map(|(sid,)| sid).collect();
     lease
         .execute(
-            query("UPDATE login_sessions SET ended_at = $2 WHERE sid = ANY ($1)")
+            query("UPDATE login_sessions SET ended_at = $2, end_untold = true WHERE sid = ANY ($1)")
                 .bind(&sids)
                 .bind(now.to_utc()),
         )

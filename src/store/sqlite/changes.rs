@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{SqliteLease, json_ids, too_slow};
 use crate::model::UserId;
+use crate::store::change_range::ChangeKey;
 use crate::store::lease::store_error;
 use crate::store::rows::no_row;
-use crate::store::{AccountChanges, ChangeCursor, Result, Standing, StoreError, Woken};
+use crate::store::{AccountChanges, ChangeCursor, ChangeRange, Result, Standing, StoreError, Woken};
 
 /// How often the end of the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -58,38 +59,60 @@ pub async fn cursor(lease: &mut SqliteLease) -> Result<ChangeCursor> {
     Ok(ChangeCursor(row.ok_or_else(no_row)?.0.to_string()))
 }
 
-/// Reads from the cursor on. One that lies ahead of the log comes from another file, so the whole log is read; as for
+/// Reads all from the cursor on. One that lies ahead of the log comes from another file, so the whole log is read; as for
 /// one that cannot be read.
 pub async fn since(lease: &mut SqliteLease, since: &ChangeCursor) -> Result<AccountChanges> {
-    // Two texts instead of a row for each account: a mass change names as many accounts as there are.
-    let row: Option<(i64, String, String)> = lease
+    // One text instead of a row for each account: a mass change names as many accounts as there are.
+    let row: Option<(i64, String)> = lease
         .row(
             query_as(concat!(
                 "WITH log AS MATERIALIZED (SELECT ",
                 end_of_log!(),
-                " AS last), changed AS (SELECT user_id, max(id) AS latest FROM account_changes WHERE id > \
-                     (SELECT CASE WHEN ?1 <= last THEN ?1 ELSE 0 END FROM log) GROUP BY user_id), \
-                 sorted AS MATERIALIZED (SELECT c.user_id, c.latest, coalesce(NOT u.may_be_present, 1) AS urgent \
-                     FROM changed c LEFT JOIN users u ON u.id = c.user_id) \
-                 SELECT last, \
-                     (SELECT json_group_array(user_id) FROM \
-                         (SELECT user_id FROM sorted WHERE urgent ORDER BY latest DESC)), \
-                     (SELECT json_group_array(user_id) FROM \
-                         (SELECT user_id FROM sorted WHERE NOT urgent ORDER BY latest DESC)) FROM log"
+                " AS last) SELECT last, (SELECT json_group_array(DISTINCT user_id) FROM account_changes \
+                 WHERE id > (SELECT CASE WHEN ?1 <= last THEN ?1 ELSE 0 END FROM log)) FROM log"
             ))
             .bind(place(since)),
         )
         .await?;
-    let (last, urgent, others) = row.ok_or_else(no_row)?;
-    let mut users = ids(&urgent)?;
-    let urgent = users.len();
-    users.extend(ids(&others)?);
-    Ok(AccountChanges { cursor: ChangeCursor(last.to_string()), users, urgent })
+    let (last, users) = row.ok_or_else(no_row)?;
+    let error = |error| StoreError::Database(Box::new(sqlx::Error::Decode(Box::new(error))));
+    let users = serde_json::from_str(&users).map_err(error)?;
+    Ok(AccountChanges { cursor: ChangeCursor(last.to_string()), users })
 }
 
-fn ids(json: &str) -> Result<Vec<UserId>> {
-    let error = |error| StoreError::Database(Box::new(sqlx::Error::Decode(Box::new(error))));
-    serde_json::from_str(json).map_err(error)
+/// The changes between two ids; and the end of the log, also where there are none.
+macro_rules! page_of {
+    ($order:literal) => {
+        concat!(
+            "WITH log AS MATERIALIZED (SELECT ",
+            end_of_log!(),
+            " AS last) SELECT log.last, c.user_id, c.id FROM log LEFT JOIN (SELECT user_id, id FROM account_changes \
+             WHERE id > (SELECT CASE WHEN ?1 <= last THEN max(?1, ?3) ELSE ?3 END FROM log) \
+             AND id < ?4 AND id <= coalesce(?2, (SELECT last FROM log)) ORDER BY id ",
+            $order,
+            " LIMIT ?5) AS c ON true"
+        )
+    };
+}
+
+/// Reads the next page.
+pub async fn page(lease: &mut SqliteLease, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+    let statement = if range.from_oldest { page_of!("ASC") } else { page_of!("DESC") };
+    let rows: Vec<(i64, Option<UserId>, Option<i64>)> = lease
+        .rows(
+            query_as(statement)
+                .bind(place(&range.since))
+                .bind(range.upto.as_ref().map(place))
+                .bind(range.above.map_or(0, |key| key.id))
+                .bind(range.below.map_or(i64::MAX, |key| key.id))
+                .bind(ChangeRange::PAGE),
+        )
+        .await?;
+    let (last, ..) = rows.first().ok_or_else(no_row)?;
+    range.upto.get_or_insert_with(|| ChangeCursor(last.to_string()));
+    let page: Vec<(UserId, ChangeKey)> =
+        rows.into_iter().filter_map(|(_, user, id)| Some((user?, ChangeKey { xid: 0, id: id? }))).collect();
+    Ok(range.turn(&page))
 }
 
 /// Prunes what is a week old, and only what this very reader has passed: a cursor from before a long outage misses

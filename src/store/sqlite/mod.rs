@@ -35,10 +35,10 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::scans::ScanLane;
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, Ended,
-    ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome,
-    Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store, StoreError, Trail,
-    TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash,
+    RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store,
+    StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
@@ -345,15 +345,19 @@ impl Store for Sqlite {
     }
 
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
-        let changes = self.read(async |lease| changes::since(lease, since).await).await?;
+        self.read(async |lease| changes::since(lease, since).await).await
+    }
+
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+        let users = self.read(async |lease| changes::page(lease, range).await).await?;
         if self.watch.prune_is_due() {
             // Costs nothing but space where it fails, and the next hour tries again.
-            let pruned = self.write(async |lease| changes::prune(lease, since).await).await;
+            let pruned = self.write(async |lease| changes::prune(lease, &range.since).await).await;
             if let Err(error) = pruned {
                 tracing::warn!(%error, "the log of account changes was not pruned");
             }
         }
-        Ok(changes)
+        Ok(users)
     }
 
     async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {

@@ -5,7 +5,7 @@ use sqlx::{query, query_as};
 use super::{SqliteLease, json_ids, text};
 use crate::model::{Millis, SessionId, UserId};
 use crate::store::rotation::{
-    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
+    UNTOLD_ACCOUNTS, UNTOLD_EACH, UNTOLD_OF_ALL, UNTOLD_OF_EACH, UNTOLD_PAGE, untold_end, untold_page,
 };
 use crate::store::{Result, UntoldEnd, UntoldEnds};
 
@@ -24,7 +24,7 @@ pub async fn since(lease: &mut SqliteLease, since: Millis) -> Result<Vec<(UserId
     Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
 }
 
-/// What limits the untold ends of an account `u` to the first `?2`, or `?3`: the name of the one behind them. No name has a
+/// What limits the untold ends of an account `u` to the first `share`: the name of the one behind them. No name has a
 /// character as large as the last one of Unicode.
 macro_rules! behind_the_share {
     ($share:literal) => {
@@ -52,7 +52,7 @@ pub async fn untold(lease: &mut SqliteLease, after: UserId) -> Result<UntoldEnds
                  SELECT u.id, s.sid, NOT u.may_be_present, (SELECT count(*) FROM owners) \
                  FROM owners o JOIN users u ON u.id = o.user_id \
                  JOIN login_sessions s ON s.user_id = u.id AND s.end_untold AND s.sid < ",
-                behind_the_share!("?3"),
+                behind_the_share!("(SELECT max(?3, ?4 / count(*)) FROM owners)"),
                 " ORDER BY u.id, s.sid LIMIT ?4"
             ))
             .bind(after)
@@ -65,17 +65,19 @@ pub async fn untold(lease: &mut SqliteLease, after: UserId) -> Result<UntoldEnds
     Ok(untold_page(rows.into_iter().map(|(user, sid, blocked, _)| (user, sid, blocked)).collect(), accounts))
 }
 
-/// Those of these accounts, a bounded number of each.
+/// Those of these accounts, a bounded number of each and of all; first one of each, then the next of each.
 pub async fn untold_of(lease: &mut SqliteLease, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
     let rows: Vec<(UserId, String, bool)> = lease
         .rows(
             query_as(concat!(
                 "SELECT u.id, s.sid, NOT u.may_be_present FROM json_each(?1) j JOIN users u ON u.id = j.value \
                  JOIN login_sessions s ON s.user_id = u.id AND s.end_untold AND s.sid < ",
-                behind_the_share!("?2")
+                behind_the_share!("?2"),
+                " ORDER BY row_number() OVER (PARTITION BY u.id ORDER BY s.sid) LIMIT ?3"
             ))
             .bind(json_ids(users))
-            .bind(UNTOLD_OF_EACH),
+            .bind(UNTOLD_OF_EACH)
+            .bind(UNTOLD_OF_ALL),
         )
         .await?;
     Ok(rows.into_iter().map(untold_end).collect())

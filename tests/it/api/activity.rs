@@ -100,7 +100,7 @@ async fn such_a_request_is_checked_as_any_other(engine: Engine) {
 }
 
 async fn such_a_request_is_answered_while_redis_is_away(engine: Engine) {
-    let mut stage = Stage::start(engine).await;
+    let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let blocked = stage.join("bob").await;
     stage.patch(blocked.user_id(), json!({"status": "banned"})).await;

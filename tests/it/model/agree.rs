@@ -9,7 +9,7 @@ use super::answers::Model;
 use super::calls::{Call, Reply};
 use super::ops::Resend;
 use super::probe::{Look, ShardLook};
-use super::reference::{LEASE, TTL, When};
+use super::reference::{LEASE, LENT, TTL, When};
 use super::run::{Done, Run, USERS};
 
 impl Run<'_> {
@@ -73,7 +73,10 @@ impl Run<'_> {
         let mut lines = Vec::new();
         for (number, shard) in &self.look.shards {
             for (user, key) in &shard.keys {
-                let alive = key.sessions.iter().filter(|(_, (seen, _))| seen + TTL >= self.look.now);
+                let alive = key
+                    .sessions
+                    .iter()
+                    .filter(|(field, (seen, _))| *field == LENT || seen + TTL >= self.look.now);
                 let sessions: Vec<_> = alive.map(|(field, (_, away))| (field, away)).collect();
                 lines.push(format!("{user} {} {sessions:?}", key.status));
             }
@@ -141,7 +144,7 @@ impl Run<'_> {
         // Redis began the call at the last look or later: where a key's time was over between the two, before or after.
         let expiring = self.model.shards.iter().flat_map(|shard| {
             let deadlines = shard.live.values().map(|life| life.deadline);
-            deadlines.chain(shard.ended.values().copied()).chain(shard.hold_until)
+            deadlines.chain(shard.hold_until)
         });
         let mut began: BTreeSet<i64> = expiring.map(|at| at + 1).collect();
         began.insert(self.look.now);

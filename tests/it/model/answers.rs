@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use presenced::live::{Due, HeartbeatOutcome, StatusOutcome, Turn, Verdict, Work};
+use presenced::live::{Checked, Due, HeartbeatOutcome, StatusOutcome, Turn, Verdict, Work};
 use presenced::model::{Millis, OnlineStatus, Presence, UserId};
 
 use super::calls::{Call, FEW, Reply};
@@ -202,17 +202,23 @@ impl Model {
                 let most = FEW as usize;
                 let last = ahead.get(most - 1).map_or(i64::MAX, |(at, _)| *at);
                 ahead.retain(|(at, _)| *at <= last);
-                let answer: Vec<_> = ahead.iter().map(|(at, user)| (*user, Millis(at - TTL))).collect();
+                // No heartbeat made the deadline of a lent presence.
+                let heard = ahead.iter().filter(|(_, user)| !live[user].is_lent());
+                let answer: Vec<_> = heard.map(|(at, user)| (*user, Millis(at - TTL))).collect();
                 let mut seen = seen.clone();
                 seen.sort_unstable_by_key(|(user, at)| (*at, *user));
                 same("seen", &answer, &seen)?;
-                same("more", &(answer.len() >= most && last < when.now + TTL), more)
+                same("more", &(ahead.len() >= most && last < when.now + TTL), more)
             }
-            (Call::Refuses { user, sid }, Reply::Refuses(blocked, ended)) => {
+            (Call::Check { user, sid }, Reply::Checked(checked)) => {
                 let shard = self.of(*user);
-                same("blocked", &shard.blocked.contains(user), blocked)?;
-                let mark = shard.ended.get(sid).is_some_and(|until| *until >= when.keys);
-                same("ended", &mark, ended)
+                let answer = match () {
+                    () if !shard.fenced() => Checked::Unfenced,
+                    () if shard.blocked.contains(user) => Checked::Blocked,
+                    () if shard.has_ended(*user, sid) => Checked::SessionEnded,
+                    () => Checked::Good,
+                };
+                same("checked", &answer, checked)
             }
             other => Err(format!("no answer to that: {other:?}")),
         }
@@ -224,7 +230,7 @@ impl Model {
 
     fn read(&self, user: UserId, when: When) -> Option<Presence> {
         let life = self.of(user).life(user, when)?;
-        let last_seen = Millis(life.last_heard(when.now)?);
+        let last_seen = life.last_heard(when.now).map(Millis);
         Some(Presence { status: life.truth(when.now)?, last_seen })
     }
 }

@@ -1,7 +1,8 @@
 //! One call of a script through [`LiveSet`], as data: so that it can be made twice, and told to Redis and model alike.
 
 use presenced::live::{
-    Due, FormerFence, Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome, Turn, Verdict, Work,
+    Checked, Due, FormerFence, Heartbeat, HeartbeatOutcome, LiveSet, Loss, OnlinePage, StatusOutcome, Turn,
+    Verdict, Work,
 };
 use presenced::model::{HeartbeatWord, Millis, OnlineStatus, Page, Presence, SessionId, SessionKey, UserId};
 use std::time::Duration;
@@ -99,7 +100,7 @@ pub enum Call {
     Seen {
         shard: u32,
     },
-    Refuses {
+    Check {
         user: UserId,
         sid: String,
     },
@@ -121,7 +122,7 @@ pub enum Reply {
     Online(OnlinePage),
     Unsettled(Vec<(UserId, OnlineStatus)>),
     Seen(Vec<(UserId, Millis)>, bool),
-    Refuses(bool, bool),
+    Checked(Checked),
 }
 
 impl Call {
@@ -179,7 +180,8 @@ impl Call {
             }
             Self::RaiseFence { shard, held } => {
                 let hold = if *held { Duration::from_millis(HOLD_MS.unsigned_abs()) } else { Duration::ZERO };
-                Reply::Stands(live.raise_fence(*shard, "0", "model", hold).await.unwrap())
+                let loss = Loss { hold, ..Loss::default() };
+                Reply::Stands(live.raise_fence(*shard, "0", "model", &loss).await.unwrap())
             }
             Self::EndFence => {
                 live.end_fence("model").await.unwrap();
@@ -214,19 +216,19 @@ impl Call {
             Self::Read { users } => {
                 let mut read = live.read(users).await.unwrap();
                 for presence in read.iter_mut().flatten() {
-                    presence.last_seen = here(presence.last_seen);
+                    presence.last_seen = presence.last_seen.map(here);
                 }
                 Reply::Presences(read)
             }
             Self::Online { page } => Reply::Online(live.online(*page).await.unwrap()),
-            Self::Unsettled => Reply::Unsettled(live.unsettled(MANY).await.unwrap()),
+            Self::Unsettled => Reply::Unsettled(live.unsettled(MANY as usize).await.unwrap().unwrap()),
             Self::Seen { shard } => {
-                let (seen, next) = live.seen(*shard, None, FEW).await.unwrap();
-                Reply::Seen(seen.into_iter().map(|(user, at)| (user, here(at))).collect(), next.is_some())
+                let page = live.seen(*shard, None, FEW).await.unwrap();
+                let users = page.users.into_iter().map(|(user, at)| (user, here(at))).collect();
+                Reply::Seen(users, page.next.is_some())
             }
-            Self::Refuses { user, sid } => {
-                let (blocked, ended) = live.refuses(*user, SessionId::parse(sid).as_ref()).await.unwrap();
-                Reply::Refuses(blocked, ended)
+            Self::Check { user, sid } => {
+                Reply::Checked(live.check(*user, SessionId::parse(sid).as_ref()).await.unwrap())
             }
         }
     }

@@ -7,7 +7,7 @@ use presenced::model::{OnlineStatus, UserId};
 use super::calls::Call;
 use super::persisted::Persisted;
 use super::probe::{KeyLook, Look, ShardLook};
-use super::reference::{ENDED_TTL, Entry, Shard, TTL};
+use super::reference::{ENDED_TTL, Entry, LENT, Shard, TTL};
 
 /// A session that was ended.
 #[derive(Debug, Clone)]
@@ -88,11 +88,13 @@ impl Facts {
 
     fn key_holds(&self, user: UserId, key: &KeyLook, now: i64) -> Holds {
         let latest = key.sessions.values().map(|(seen, _)| *seen).max().unwrap_or_default();
-        holds(latest + TTL == key.expires, || {
+        let is_lent = key.sessions.contains_key(LENT);
+        holds(is_lent || latest + TTL == key.expires, || {
             format!("{user}: not the deadline of the latest session: {key:?}")
         })?;
-        let at_work =
-            |alive: bool| key.sessions.values().any(|(seen, away)| !away && (!alive || seen + TTL >= now));
+        let at_work = |alive: bool| {
+            key.sessions.values().any(|(seen, away)| !away && (is_lent || !alive || seen + TTL >= now))
+        };
         match key.status.as_str() {
             "online" => holds(at_work(false), || format!("{user}: nobody said online: {key:?}"))?,
             "away" => holds(!at_work(true), || format!("{user}: somebody says online: {key:?}"))?,

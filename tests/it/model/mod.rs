@@ -120,6 +120,8 @@ async fn place(redis: &RedisServer, shards: u32) -> Place {
             url: format!("{}/{database}", redis.url()),
             ttl: Duration::from_millis(reference::TTL.unsigned_abs()),
             shards,
+            prefix: "presence".into(),
+            max_sessions: 50,
             ended_ttl: Duration::from_millis(reference::ENDED_TTL.unsigned_abs()),
             instance: instance.into(),
             command_timeout: Duration::from_secs(5),

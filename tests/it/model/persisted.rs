@@ -121,6 +121,6 @@ fn transition(entry: &Entry) -> Transition {
         to: entry.to,
         reason: entry.reason,
         at: Millis(entry.at),
-        last_seen: Some(Millis(entry.seen)),
+        last_seen: entry.seen.map(Millis),
     }
 }

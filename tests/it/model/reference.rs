@@ -18,8 +18,11 @@ pub const TTL: i64 = 120_000;
 pub const ENDED_TTL: i64 = 900_000;
 /// How long a persister's turn is respected.
 pub const LEASE: i64 = 3_000;
-/// What an administrator lends stands beside the sessions.
+/// What an administrator lends is beside the sessions, as one that no heartbeat has made.
 pub const LENT: &str = "admin";
+/// The time in which one change of a user's status by heartbeats is given back, and how many there are at once.
+const CHANGE_US: i64 = 6_000_000;
+const CHANGES: i64 = 10;
 
 /// When a call ran. Keys come and go by `keys`, the instant at which Redis began it; what it reckons with is `now`, which
 /// it asked for a moment later.
@@ -41,6 +44,8 @@ pub struct Life {
     /// What was last noted; a death may have changed it since.
     pub status: OnlineStatus,
     pub since: i64,
+    /// When all changes of the status by heartbeats are given back, us; `None` before the first.
+    pub changes: Option<i64>,
     /// By field: `s:<sid>`, or [`LENT`]. The dead stay until Redis has dropped them.
     pub sessions: BTreeMap<String, Session>,
     /// Redis deletes a key at once that is told to expire in this very millisecond, in which its user still counts.
@@ -63,7 +68,8 @@ pub struct Entry {
     pub to: OnlineStatus,
     pub reason: Reason,
     pub at: i64,
-    pub seen: i64,
+    /// The last heartbeat; `None` where none is known of.
+    pub seen: Option<i64>,
     /// How Redis wrote it, once seen.
     pub raw: Option<RawEntry>,
 }
@@ -71,7 +77,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     pub live: BTreeMap<UserId, Life>,
-    /// Until when each session is refused.
+    /// Until when each session, as `<user>:<sid>`, is remembered; it is refused for as long as it is here.
     pub ended: BTreeMap<String, i64>,
     pub blocked: BTreeSet<UserId>,
     pub fence: Fence,
@@ -86,7 +92,32 @@ pub struct Shard {
 
 impl Life {
     fn alive(&self, now: i64) -> impl Iterator<Item = &Session> {
-        self.sessions.values().filter(move |session| session.seen + TTL >= now)
+        let lives = move |field: &str, one: &Session| match field {
+            LENT => self.deadline >= now,
+            _ => one.seen + TTL >= now,
+        };
+        self.sessions.iter().filter(move |(field, one)| lives(field, one)).map(|(_, one)| one)
+    }
+
+    pub fn is_lent(&self) -> bool {
+        self.sessions.contains_key(LENT)
+    }
+
+    /// The last heartbeat that follows from the deadline.
+    fn seen(&self) -> Option<i64> {
+        (!self.is_lent()).then_some(self.deadline - TTL)
+    }
+
+    /// Whether heartbeats may change the status once more; counts it if so.
+    fn may_change(&mut self, now: i64) -> bool {
+        let now_us = now * 1_000;
+        let full = self.changes.filter(|full| *full <= now_us + CHANGES * CHANGE_US).unwrap_or(now_us);
+        let after = full.max(now_us) + CHANGE_US;
+        let may = after <= now_us + CHANGES * CHANGE_US;
+        if may {
+            self.changes = Some(after);
+        }
+        may
     }
 
     /// What the living sessions come to.
@@ -96,12 +127,13 @@ impl Life {
     }
 
     pub fn last_heard(&self, now: i64) -> Option<i64> {
-        self.alive(now).map(|session| session.seen).max()
+        self.alive(now).map(|session| session.seen).max().filter(|_| !self.is_lent())
     }
 
     /// Since when nobody alive says online, though somebody did who died meanwhile.
     fn away_since(&self, now: i64) -> Option<i64> {
         let dead = self.sessions.values().filter(|one| one.seen + TTL < now && one.said == Online);
+        let dead = dead.filter(|_| !self.is_lent());
         dead.map(|one| one.seen + TTL).max().filter(|_| self.truth(now) == Some(Away))
     }
 }
@@ -115,8 +147,8 @@ impl Shard {
         self.hold_until.is_some_and(|until| until >= when.keys)
     }
 
-    fn has_ended(&self, sid: &str, when: When) -> bool {
-        self.ended.get(sid).is_some_and(|until| *until >= when.keys)
+    pub fn has_ended(&self, user: UserId, sid: &str) -> bool {
+        self.ended.contains_key(&format!("{user}:{sid}"))
     }
 
     /// The user's life, unless its key has expired.
@@ -124,14 +156,14 @@ impl Shard {
         self.live.get(&user).filter(|life| life.deadline >= when.keys && !life.expired)
     }
 
-    fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: i64) {
+    fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: Option<i64>) {
         self.stream.push(Entry { user, to, reason, at, seen, raw: None });
     }
 
     /// Ends the user's life, at the deadline if that has passed. Whether there was one.
     fn end(&mut self, user: UserId, reason: Reason, when: When) -> bool {
         let Some(life) = self.live.remove(&user) else { return false };
-        let seen = life.deadline - TTL;
+        let seen = life.seen();
         if life.deadline < when.now {
             self.append(user, Offline, Reason::Expired, life.deadline, seen);
         } else {
@@ -150,7 +182,7 @@ impl Shard {
         let died = died.filter(|_| status == Away);
         life.status = status;
         life.since = died.unwrap_or(when.now);
-        let (at, seen) = (life.since, life.deadline - TTL);
+        let (at, seen) = (life.since, life.seen());
         self.append(user, status, if died.is_some() { Reason::Expired } else { reason }, at, seen);
     }
 
@@ -174,14 +206,13 @@ impl Shard {
         let life = self.life(user, when).cloned();
         let known = life.as_ref().is_some_and(|life| life.sessions.contains_key(&field));
         let mut refusals = Vec::new();
-        if life.is_none() {
-            if !self.fenced() {
-                refusals.push(HeartbeatOutcome::Unfenced);
-            } else if self.blocked.contains(&user) {
-                refusals.push(HeartbeatOutcome::Blocked);
-            }
+        if !known && !self.fenced() {
+            return vec![HeartbeatOutcome::Unfenced];
         }
-        if !known && self.has_ended(&beat.sid, when) {
+        if life.is_none() && self.blocked.contains(&user) {
+            refusals.push(HeartbeatOutcome::Blocked);
+        }
+        if !known && self.has_ended(user, &beat.sid) {
             refusals.push(HeartbeatOutcome::SessionEnded);
         }
         if !refusals.is_empty() {
@@ -204,13 +235,27 @@ impl Shard {
                 self.end(user, Reason::Expired, when);
             }
             let sessions = BTreeMap::new();
-            let born = Life { deadline: 0, status: Offline, since: now, sessions, expired: false };
+            let born =
+                Life { deadline: 0, status: Offline, since: now, changes: None, sessions, expired: false };
             self.live.insert(user, born);
         }
+        let was_present = life.is_some();
         let life = self.live.get_mut(&user).expect("a life");
-        life.sessions.remove(LENT);
-        life.sessions.insert(field, Session { seen: now, said });
+        let was_lent = life.sessions.remove(LENT).is_some();
+        life.sessions.insert(field.clone(), Session { seen: now, said });
         life.deadline = now + TTL;
+        let comes_to = life.truth(now).expect("a session alive");
+        let by_death = comes_to == Away && died.is_some();
+        if was_present
+            && comes_to != life.status
+            && !by_death
+            && beat.word != HeartbeatWord::Login
+            && !was_lent
+            && !life.may_change(now)
+        {
+            // The heartbeat counts, and the status stays.
+            life.sessions.insert(field, Session { seen: now, said: life.status });
+        }
         let reason = if beat.word == HeartbeatWord::Login { Reason::Login } else { Reason::Heartbeat };
         self.note(user, died, reason, when);
         vec![HeartbeatOutcome::Present(self.live[&user].status)]
@@ -220,8 +265,18 @@ impl Shard {
     pub fn leave(&mut self, user: UserId, sid: &str, expires_at: Option<i64>, when: When) {
         let until = (when.now + ENDED_TTL).max(expires_at.unwrap_or(0));
         // A token that was known to live longer still does, whoever ends the session again.
-        let mark = self.ended.entry(sid.into()).or_default();
+        // No token is refused for more than a year.
+        let mark = self.ended.entry(format!("{user}:{sid}")).or_default();
         *mark = until.max(*mark);
+        self.leave_presence(user, sid, when);
+        // Two that are over are forgotten, the oldest first.
+        let mut over: Vec<_> = self.ended.iter().filter(|(_, until)| **until <= when.now).collect();
+        over.sort_unstable_by_key(|(session, until)| (**until, session.as_bytes()));
+        let over: Vec<String> = over.into_iter().take(2).map(|(session, _)| session.clone()).collect();
+        over.iter().for_each(|session| drop(self.ended.remove(session)));
+    }
+
+    fn leave_presence(&mut self, user: UserId, sid: &str, when: When) {
         let field = format!("s:{sid}");
         if self.life(user, when).is_none_or(|life| !life.sessions.contains_key(&field)) {
             return;
@@ -255,7 +310,7 @@ impl Shard {
             }
             if life.status != to {
                 (life.status, life.since) = (to, when.now);
-                let seen = life.deadline - TTL;
+                let seen = life.seen();
                 self.append(user, to, Reason::Admin, when.now, seen);
             }
             return None;
@@ -267,11 +322,18 @@ impl Shard {
             return Some(HeartbeatOutcome::Blocked);
         }
         self.end(user, Reason::Expired, when);
-        let lent = BTreeMap::from([(LENT.to_owned(), Session { seen: when.now, said: to })]);
-        let life =
-            Life { deadline: when.now + TTL, status: to, since: when.now, sessions: lent, expired: false };
+        let lent = BTreeMap::from([(LENT.to_owned(), Session { seen: 0, said: to })]);
+        let life = Life {
+            deadline: when.now + TTL,
+            status: to,
+            since: when.now,
+            changes: None,
+            sessions: lent,
+            expired: false,
+        };
         self.live.insert(user, life);
-        self.append(user, to, Reason::Admin, when.now, when.now);
+        // It is no sighting.
+        self.append(user, to, Reason::Admin, when.now, None);
         None
     }
 
@@ -304,13 +366,13 @@ impl Shard {
 
     /// Declares offline whom the live set does not know; `None` where it has not been heard for a TTL.
     pub fn reconcile(&mut self, users: &[(UserId, Option<i64>)], when: When) -> Option<u64> {
-        if self.epoch.is_none_or(|since| when.now <= since + TTL) {
+        if !self.fenced() || self.epoch.is_none_or(|since| when.now <= since + TTL) {
             return None;
         }
         let missing: Vec<_> = users.iter().filter(|(user, _)| !self.live.contains_key(user)).collect();
         for (user, seen) in &missing {
             let at = seen.map_or(when.now, |seen| when.now.min(seen + TTL));
-            self.append(*user, Offline, Reason::Expired, at, seen.unwrap_or(at));
+            self.append(*user, Offline, Reason::Expired, at, *seen);
         }
         Some(missing.len() as u64)
     }

@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
         for shard in self.shards() {
             calls.extend([Call::Due { shard, most: FEW }, Call::Seen { shard }]);
         }
-        calls.extend(USERS.map(|user| Call::Refuses { user, sid: name(user, 1) }));
+        calls.extend(USERS.map(|user| Call::Check { user, sid: name(user, 1) }));
         for call in calls {
             let (from, before) = (self.look.now, self.timeless());
             self.call(&call).await?;

@@ -70,6 +70,9 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_METRICS_LISTEN", "nowhere", "such as 127.0.0.1:8000"),
         ("PRESENCE_MAX_CONNECTIONS_PER_ADDRESS", "0", "1..=1000000"),
         ("PRESENCE_MAX_REQUESTS_PER_USER", "none", "invalid digit"),
+        ("PRESENCE_MAX_SESSIONS", "0", "1..=1000"),
+        ("PRESENCE_MAX_SESSIONS", "1001", "1..=1000"),
+        ("PRESENCE_SESSION_MAX_AGE", "0", "from 1s to 3650d, such as 90s, 15m or 1h, or off"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -112,6 +115,8 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_METRICS_LISTEN",
         "PRESENCE_MAX_CONNECTIONS_PER_ADDRESS",
         "PRESENCE_MAX_REQUESTS_PER_USER",
+        "PRESENCE_MAX_SESSIONS",
+        "PRESENCE_SESSION_MAX_AGE",
     ] {
         assert!(said.contains(name), "{name}");
     }

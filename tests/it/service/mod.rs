@@ -1,6 +1,8 @@
 //! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
 
 mod blocked;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod commands;
 mod crowd;
@@ -14,6 +16,7 @@ mod flood;
 mod foreign_text;
 mod import;
 mod lost;
+mod masses;
 mod metrics;
 mod per_user;
 mod private;

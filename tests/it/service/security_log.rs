@@ -211,8 +211,8 @@ async fn a_client_that_hangs_up_hides_nothing() {
     for user in 2..=40 {
         let path = format!("admin/users/{user}/");
         let edit = json!({"status": "suspended"});
-        let patch = scene.api.patch(&path, Some(&admin), &edit);
-        let _ = tokio::time::timeout(Duration::from_millis(user % 12), patch).await;
+        let asked = scene.api.patch(&path, Some(&admin), &edit);
+        let _ = tokio::time::timeout(Duration::from_millis(user % 12), asked).await;
     }
     eventually(SOON, async || {
         let done =

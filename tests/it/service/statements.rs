@@ -186,13 +186,16 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let live = LiveSet::open(presenced::live::Options {
         url: redis.url(),
         ttl,
+        prefix: "presence".into(),
         shards: 1,
+        max_sessions: 50,
         ended_ttl: Duration::from_mins(15),
         instance: "test".into(),
         command_timeout: Duration::from_millis(1_500),
     })
     .unwrap();
     live.ready().await.unwrap();
+    live.belong_to(&store.installation().await.unwrap()).await.unwrap();
     let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_mins(15));
     let context = Context {
         live: live.clone(),

@@ -1,6 +1,6 @@
 //! Migrations, the schema that operators see, and what a store counts.
 
-use presenced::model::AccountStatus;
+use presenced::model::{AccountStatus, Millis, SessionId};
 use presenced::store::{Options, StoreError, open};
 
 use super::{Db, new_account, on_both};
@@ -24,7 +24,10 @@ async fn two_at_once_migrate_once(db: Db) {
     let (one, two) = tokio::join!(db.store.migrate(), other.migrate());
     let mut applied = one.unwrap();
     applied.extend(two.unwrap());
-    assert_eq!(applied, ["0001 schema", "0002 doors", "0003 counts", "0004 history"]);
+    assert_eq!(
+        applied,
+        ["0001 schema", "0002 doors", "0003 counts", "0004 history", "0005 sessions", "0007 installation"]
+    );
     assert!(!db.store.has_accounts().await.unwrap());
 }
 
@@ -36,6 +39,52 @@ async fn two_that_migrate_at_once_do_it_once_on_sqlite() {
 #[tokio::test]
 async fn two_that_migrate_at_once_do_it_once_on_postgres() {
     two_at_once_migrate_once(Db::empty_postgres().await).await;
+}
+
+/// Ends of sessions from before they were told by Redis's clock: the late ones are told once more, the old ones never.
+async fn ends_of_the_version_before_are_told_once_more(db: Db) {
+    db.migrate_below(5).await;
+    db.sql("INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', 'x')").await;
+    let at = |ms: i64| Millis(Millis::from_utc(chrono::Utc::now()).0 + ms).to_string();
+    let hour = 3_600_000;
+    for (sid, ended_at) in [
+        ("alive", "NULL".to_owned()),
+        ("late", format!("'{}'", at(-hour))),
+        ("ahead", format!("'{}'", at(hour))),
+        ("old", format!("'{}'", at(-72 * hour))),
+    ] {
+        db.sql(&format!(
+            "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, ended_at) \
+             SELECT '{sid}', id, '2026-01-15T10:30:00.000Z', '2026-01-15T10:30:00.000Z', {ended_at} FROM users"
+        ))
+        .await;
+    }
+    db.store.migrate().await.unwrap();
+    let page = db.store.untold_ends(0).await.unwrap();
+    assert_eq!(page.ends.iter().map(|end| end.sid.as_str()).collect::<Vec<_>>(), ["ahead", "late"]);
+    let told: Vec<_> = page.ends.into_iter().map(|end| (end.sid, Millis(5_000))).collect();
+    db.store.ends_told(&told).await.unwrap();
+    let again = db.store.sessions_ended_since(Millis(0)).await.unwrap();
+    let mut again: Vec<_> = again.into_iter().map(|(_, sid)| sid.to_string()).collect();
+    again.sort();
+    assert_eq!(again, ["ahead", "late"]);
+    let user = page_user(&db).await;
+    assert!(db.store.session_has_ended(user, &SessionId::parse("old").unwrap()).await.unwrap());
+    assert!(!db.store.session_has_ended(user, &SessionId::parse("alive").unwrap()).await.unwrap());
+}
+
+async fn page_user(db: &Db) -> i64 {
+    db.store.credentials("ada").await.unwrap().unwrap().account.id
+}
+
+#[tokio::test]
+async fn ends_of_the_version_before_are_told_once_more_on_sqlite() {
+    ends_of_the_version_before_are_told_once_more(Db::empty_sqlite().await).await;
+}
+
+#[tokio::test]
+async fn ends_of_the_version_before_are_told_once_more_on_postgres() {
+    ends_of_the_version_before_are_told_once_more(Db::empty_postgres().await).await;
 }
 
 async fn plain_inserts_need_three_columns(db: Db) {

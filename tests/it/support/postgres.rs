@@ -49,6 +49,7 @@ pub struct PrivatePostgres {
     tether: Option<Tether>,
     folder: TempDir,
     port: u16,
+    /// Variables of the server's process.
     env: Vec<(String, String)>,
 }
 
@@ -83,7 +84,7 @@ impl PrivatePostgres {
         Self::start_with(Vec::new()).await
     }
 
-    /// Starts a server with these variables.
+    /// Starts a server whose process has these variables.
     pub async fn start_with(env: Vec<(String, String)>) -> Self {
         let folder = tether::folder("postgres");
         initialise(folder.path());
