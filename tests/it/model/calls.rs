@@ -1,10 +1,10 @@
 //! One call of a script through [`LiveSet`], as data: so that it can be made twice, and told to Redis and model alike.
 
 use presenced::live::{
-    Checked, Due, FormerFence, Heartbeat, HeartbeatOutcome, LiveSet, Loss, OnlinePage, StatusOutcome, Turn,
-    Verdict, Work,
+    Checked, Due, FormerFence, Heartbeat, HeartbeatOutcome, InShard, LiveSet, Loss, Mend, Mended, OnlinePage,
+    Presences, StatusOutcome, Turn, Verdict, Work,
 };
-use presenced::model::{HeartbeatWord, Millis, OnlineStatus, Page, Presence, SessionId, SessionKey, UserId};
+use presenced::model::{HeartbeatWord, Millis, OnlineStatus, Page, SessionId, SessionKey, StreamId, UserId};
 use std::time::Duration;
 
 /// How long no deadline is claimed after data were lost.
@@ -59,6 +59,10 @@ pub enum Call {
     RaiseFence {
         shard: u32,
         held: bool,
+        /// The last moment at which lost data served.
+        lost: Option<i64>,
+        /// The newest entry that SQL holds.
+        newest: Option<StreamId>,
     },
     EndFence,
     MoveFence {
@@ -77,6 +81,10 @@ pub enum Call {
         shard: u32,
         users: Vec<(UserId, Option<i64>)>,
     },
+    Mend {
+        shard: u32,
+        users: Vec<UserId>,
+    },
     Take {
         consumer: usize,
         shard: u32,
@@ -85,6 +93,9 @@ pub enum Call {
     Ack {
         shard: u32,
         work: Work,
+    },
+    Fence {
+        shard: u32,
     },
     Due {
         shard: u32,
@@ -118,7 +129,9 @@ pub enum Reply {
     Age(i64),
     Turn(Turn),
     Due(Due),
-    Presences(Vec<Option<Presence>>),
+    Mended(Vec<Mended>),
+    Fence { cursor: Option<String>, former: Option<String>, is_damaged: bool },
+    Presences(Presences),
     Online(OnlinePage),
     Unsettled(Vec<(UserId, OnlineStatus)>),
     Seen(Vec<(UserId, Millis)>, bool),
@@ -178,9 +191,10 @@ impl Call {
                 }
                 Reply::Stands(begun)
             }
-            Self::RaiseFence { shard, held } => {
+            Self::RaiseFence { shard, held, lost, newest } => {
                 let hold = if *held { Duration::from_millis(HOLD_MS.unsigned_abs()) } else { Duration::ZERO };
-                let loss = Loss { hold, ..Loss::default() };
+                let served_until = Millis(lost.map_or(0, |at| at - offset));
+                let loss = Loss { hold, served_until, newest_in_sql: *newest };
                 Reply::Stands(live.raise_fence(*shard, "0", "model", &loss).await.unwrap())
             }
             Self::EndFence => {
@@ -199,12 +213,22 @@ impl Call {
                     users.iter().map(|(user, seen)| (*user, seen.map(|at| Millis(at - offset)))).collect();
                 Reply::Count(live.reconcile(*shard, &users).await.unwrap())
             }
+            Self::Mend { shard, users } => {
+                let mend = |user: &UserId| Mend { user: *user, fallback: OnlineStatus::Online, tell: false };
+                let users: Vec<_> = users.iter().map(mend).collect();
+                Reply::Mended(live.mend(*shard, &users).await.unwrap())
+            }
             Self::Take { consumer, shard, most } => {
                 Reply::Turn(consumers[*consumer].take(*shard, *most).await.unwrap())
             }
             Self::Ack { shard, work } => {
                 live.ack(*shard, work).await.unwrap();
                 Reply::Nothing
+            }
+            Self::Fence { shard } => {
+                let fence = live.fence(*shard).await.unwrap();
+                let former = fence.former.map(|former| former.cursor);
+                Reply::Fence { cursor: fence.cursor, former, is_damaged: fence.is_damaged }
             }
             Self::Due { shard, most } => {
                 let mut due = live.due(*shard, *most).await.unwrap();
@@ -214,9 +238,11 @@ impl Call {
                 Reply::Due(due)
             }
             Self::Read { users } => {
-                let mut read = live.read(users).await.unwrap();
-                for presence in read.iter_mut().flatten() {
-                    presence.last_seen = presence.last_seen.map(here);
+                let mut read = live.read_and_count(users).await.unwrap();
+                for user in &mut read.users {
+                    if let InShard::Known { presence: Some(presence), .. } = user {
+                        presence.last_seen = presence.last_seen.map(here);
+                    }
                 }
                 Reply::Presences(read)
             }

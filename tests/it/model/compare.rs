@@ -32,6 +32,8 @@ impl Model {
             for (entry, raw) in shard.stream.iter_mut().zip(&found.stream) {
                 entry.raw.get_or_insert_with(|| raw.clone());
             }
+            // A deadline that is not in the live set ends with the key, and is claimed by nobody.
+            shard.live.retain(|user, life| life.listed || found.keys.contains_key(user));
             for (user, life) in &mut shard.live {
                 life.expired = !found.keys.contains_key(user);
                 if let Some(key) = found.keys.get(user) {
@@ -46,13 +48,12 @@ impl Model {
 
 impl Shard {
     fn differs(&self, look: &ShardLook, now: i64, offset: i64) -> Option<String> {
-        let live: BTreeMap<UserId, i64> =
-            self.live.iter().map(|(user, life)| (*user, life.deadline)).collect();
+        let live: BTreeMap<UserId, i64> = self.deadlines().map(|(at, user)| (user, at)).collect();
         differ("live", &live, &look.live)
             .or_else(|| {
                 look.keys.keys().find_map(|user| {
-                    (!live.contains_key(user))
-                        .then(|| format!("a presence key of {user}, who is not in the live set"))
+                    (!self.live.contains_key(user))
+                        .then(|| format!("a presence key of {user}, who is not present"))
                 })
             })
             .or_else(|| {
@@ -65,10 +66,10 @@ impl Shard {
                 })
             })
             .or_else(|| differ("ended", &self.ended, &look.ended))
-            .or_else(|| {
-                let lent = self.live.iter().filter(|(_, life)| life.is_lent()).map(|(user, _)| *user);
-                differ("lent", &lent.collect(), &look.lent)
-            })
+            .or_else(|| differ("lent", &self.lent, &look.lent))
+            .or_else(|| differ("marks", &self.marks, &look.marks))
+            .or_else(|| differ("heard", &self.heard, &look.heard))
+            .or_else(|| differ("lost", &self.lost, &look.lost))
             .or_else(|| differ("blocked", &self.blocked, &look.blocked))
             .or_else(|| differ("epoch", &self.epoch, &look.epoch))
             .or_else(|| self.differing_fence(look, now))

@@ -10,6 +10,8 @@ use presenced::model::UserId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::whole::Part;
+
 /// A line for each thing that the keys hold; the first says what time it is.
 const LOOK: &str = r"
 local time = redis.call('TIME')
@@ -22,31 +24,35 @@ for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
   if name == 'live' then
     local flat = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
     for i = 1, #flat, 2 do
-      -- `0` is the mark of a whole set.
-      if flat[i] ~= '0' then line('live', shard, flat[i], flat[i + 1]) end
+      if flat[i] ~= '0' then line('live', shard, flat[i], flat[i + 1]) else line('mark', shard, name) end
     end
   elseif kind == 'user' then
     line('user', shard, of, expires, unpack(redis.call('HGETALL', key)))
   elseif name == 'ended' then
     local flat = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
     for i = 1, #flat, 2 do
-      if flat[i] ~= '0' then line('ended', shard, flat[i], flat[i + 1]) end
+      if flat[i] ~= '0' then line('ended', shard, flat[i], flat[i + 1]) else line('mark', shard, name) end
     end
   elseif name == 'lent' then
     for _, user in ipairs(redis.call('SMEMBERS', key)) do line('lent', shard, user) end
   elseif name == 'blocked' then
     for _, user in ipairs(redis.call('SMEMBERS', key)) do
-      if user ~= '0' then line('blocked', shard, user) end
+      if user ~= '0' then line('blocked', shard, user) else line('mark', shard, name) end
     end
   elseif name == 'fence' then
     line('fence', shard, redis.call('GET', key))
   elseif name == 'hold' then
     line('hold', shard, expires)
+  elseif name == 'heard' then
+    line('heard', shard)
+  elseif name == 'lost' then
+    line('lost', shard, redis.call('GET', key))
   elseif name == 'moves' then
     line('moves', shard, redis.call('GET', key))
   elseif name == 'epoch' then
     line('epoch', shard, string.match(redis.call('GET', key), '%d+$'))
   elseif name == 'transitions' then
+    line('mark', shard, name)
     for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
       line('entry', shard, entry[1], unpack(entry[2]))
     end
@@ -86,7 +92,7 @@ for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
     for i = 1, #flat, 2 do
       if flat[i] ~= '0' then redis.call('ZADD', key, back(flat[i + 1]), flat[i]) end
     end
-  elseif kind == 'epoch' or kind == 'heard' then
+  elseif kind == 'epoch' or kind == 'heard' or kind == 'lost' then
     local aged = string.gsub(redis.call('GET', key), '%f[%w]%d+%f[%W]', function(word)
       return #word == 13 and back(word) or word
     end)
@@ -124,6 +130,10 @@ pub struct ShardLook {
     /// Until when each session, as `<user>:<sid>`, is remembered.
     pub ended: BTreeMap<String, i64>,
     pub lent: BTreeSet<UserId>,
+    /// The keys that bear the mark of a whole one: the stream by being there.
+    pub marks: BTreeSet<Part>,
+    pub heard: bool,
+    pub lost: Option<i64>,
     pub blocked: BTreeSet<UserId>,
     pub fence: Option<String>,
     pub hold: Option<i64>,
@@ -201,6 +211,12 @@ impl Probe {
             "lent" => {
                 shard.lent.insert(user());
             }
+            "mark" => {
+                let part = Part::MARKED.into_iter().find(|part| part.key() == words[0]);
+                shard.marks.insert(part.unwrap_or_else(|| panic!("no key with a mark: {words:?}")));
+            }
+            "heard" => shard.heard = true,
+            "lost" => shard.lost = Some(self.instant(words[0])),
             "fence" => shard.fence = Some(words[0].into()),
             "hold" => shard.hold = Some(self.instant(words[0])),
             "epoch" => shard.epoch = Some(self.instant(words[0])),
@@ -266,8 +282,20 @@ impl Probe {
     /// Loses everything, and waits until no id of the stream can come twice.
     pub async fn lose_everything(&mut self) {
         self.call(&["FLUSHDB"]).await;
-        let lost = self.look().await.now;
-        while self.look().await.now <= lost {}
+        self.next_ms().await;
+    }
+
+    /// Loses one key of a shard, and waits as [`Self::lose_everything`] does.
+    pub async fn lose(&mut self, shard: u32, part: Part) {
+        let key = format!("presence:{{{shard}}}:{}", part.key());
+        let gone = self.call(&["EVAL", "redis.call('DEL', KEYS[1]) return 'gone'", "1", &key]).await;
+        assert_eq!(gone, "gone");
+        self.next_ms().await;
+    }
+
+    async fn next_ms(&mut self) {
+        let now = self.look().await.now;
+        while self.look().await.now <= now {}
     }
 
     /// One command; a reply that is one string.
