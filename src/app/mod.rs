@@ -6,6 +6,7 @@ mod commands;
 mod doctor;
 mod exposure;
 mod farewell;
+mod first_admin;
 mod import;
 mod serve;
 mod settings;
@@ -26,6 +27,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckOfflineUsers => Box::pin(commands::check_offline_users(&cli.settings)).await,
         Command::Doctor(how) => return Box::pin(doctor::doctor(&cli.settings, &how)).await,
         Command::CreateUser(user) => commands::create_user(&cli.settings, user).await,
+        Command::ResetPassword(account) => commands::reset_password(&cli.settings, account).await,
         Command::ImportUsers(how) => return import::import_users(&cli.settings, how).await,
         Command::Migrate => commands::migrate(&cli.settings).await,
     }

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::backing::{self, DataFolder};
 use super::exposure;
 use super::farewell::Farewell;
-use super::settings::{Secret, Settings};
+use super::first_admin::{self, Admin};
+use super::settings::Settings;
 use crate::http::lists::Lists;
 use crate::http::{self, AppState};
 use crate::identity::Identity;
@@ -65,8 +66,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut database = std::pin::pin!(async {
         backing::migrate_in_time(&store).await?;
         backing::mend_counts_beside(&store);
-        if let Some(admin) = ensure_admin(settings, &store, &identity).await? {
-            println!("admin password: {}", admin.shown());
+        if let Some(admin) = first_admin::ensure(settings, &store, &identity).await? {
+            admin.print();
         }
         anyhow::Ok(())
     });
@@ -84,7 +85,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         counts,
         sweep: !settings.without_sweeper,
     });
-    announce(&listener, doors.tls.is_some(), admin.as_ref(), embedded.as_ref())?;
+    let address =
+        format!("{}://{}", if doors.tls.is_some() { "https" } else { "http" }, listener.local_addr()?);
+    if let Err(error) = announce(&address, admin.as_ref(), embedded.as_ref()) {
+        first_admin::not_shown(&error, admin.as_ref());
+    }
     let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
     let failing = presence.clone();
     let state = state(settings, presence, identity.clone(), metrics);
@@ -194,7 +199,7 @@ async fn at_first(
         backing::mend_counts_beside(store);
     }
     exposure::refuse_generated_password(settings, store, database_is_ready).await?;
-    let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
+    let admin = if database_is_ready { first_admin::ensure(settings, store, identity).await? } else { None };
     Ok(First { redis_is_ready, database_is_ready, admin })
 }
 
@@ -215,45 +220,9 @@ async fn failure(
     }
 }
 
-/// The account `admin`, made just now.
-struct Admin {
-    /// Its password, where that was made up here.
-    password: Option<String>,
-}
-
-impl Admin {
-    fn shown(&self) -> &str {
-        self.password.as_deref().unwrap_or("as PRESENCE_ADMIN_PASSWORD has it")
-    }
-}
-
-/// Makes the account `admin` where there is no account at all.
-async fn ensure_admin(
-    settings: &Settings,
-    store: &Arc<dyn Store>,
-    identity: &Identity,
-) -> anyhow::Result<Option<Admin>> {
-    let made_up = backing::random_text()?[..20].to_string();
-    let chosen = settings.admin_password.as_ref().map(Secret::reveal);
-    let made = identity
-        .ensure_admin(chosen.unwrap_or(&made_up))
-        .await
-        .context("the account 'admin' could not be made")?;
-    if made && chosen.is_none() {
-        exposure::note_generated_password(settings, store).await?;
-    }
-    Ok(made.then(|| Admin { password: chosen.is_none().then_some(made_up) }))
-}
-
 /// What a newcomer needs next, on standard output; logs go to standard error.
-fn announce(
-    listener: &TcpListener,
-    tls: bool,
-    admin: Option<&Admin>,
-    embedded: Option<&EmbeddedRedis>,
-) -> anyhow::Result<()> {
+fn announce(address: &str, admin: Option<&Admin>, embedded: Option<&EmbeddedRedis>) -> std::io::Result<()> {
     use std::io::Write;
-    let address = format!("{}://{}", if tls { "https" } else { "http" }, listener.local_addr()?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "address: {address}")?;
     if let Some(admin) = admin {
@@ -272,8 +241,7 @@ fn announce(
     if let Some(embedded) = embedded {
         writeln!(out, "look into Redis: redis-cli -p {} HGETALL 'presence:{{0}}:user:1'", embedded.port())?;
     }
-    out.flush()?;
-    Ok(())
+    out.flush()
 }
 
 /// The server again, with its data and on its port, where everyone looks for it.

@@ -1,11 +1,12 @@
 //! Identity: who an account is, and who may speak for it.
 //!
 //! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
-//! ([`rules`]), accounts ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
+//! ([`rules`]), accounts ([`accounts`]), the first of them ([`administrator`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
 //! it asks Redis); [`import`] brings in the accounts of an existing product. Decides no presence: where a session ends or an
 //! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
 
 pub mod accounts;
+pub mod administrator;
 pub mod import;
 pub mod limits;
 pub mod password;
@@ -28,12 +29,14 @@ use crate::store::{Store, StoreError, Trail};
 
 pub use crate::store::TrailFilter;
 pub use accounts::{AccountEdit, NewAccount, Registration};
+pub use administrator::{ADMIN, FirstAdministrator, check_admin_password};
 pub use import::{Candidate, Column, Fate};
 pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
 pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
+use administrator::Administrators;
 use password::Passwords;
 use token::{IssuerSettings, Keyring, Kind};
 
@@ -57,6 +60,9 @@ pub enum IdentityError {
     /// The account may not be present.
     #[error("this account may not sign in")]
     Blocked,
+    /// No account can administer yet, so nobody registers or signs in.
+    #[error("there is no administrator yet")]
+    NoAdministrator,
     /// The change would leave nobody who can administer.
     #[error("this is the last account that can administer")]
     LastAdministrator,
@@ -139,6 +145,7 @@ struct Inner {
     keyring: Keyring,
     passwords: Passwords,
     limits: Limits,
+    administrators: Administrators,
     /// Until when it is known how long hashes that were made elsewhere take.
     pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Whether it has been learnt at all.
@@ -159,6 +166,7 @@ impl Identity {
                 keyring,
                 passwords: Passwords::new(),
                 limits,
+                administrators: Administrators::default(),
                 pace_learnt: tokio::sync::Mutex::default(),
                 pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,

@@ -26,8 +26,15 @@ impl Deref for Stage {
     }
 }
 
-/// Identity over an empty database, without grace for refresh tokens.
+/// Identity over an empty database that takes an administrator for granted, without grace for refresh tokens.
 pub async fn identity() -> Stage {
+    let stage = empty().await;
+    stage.inner.administrators.note();
+    stage
+}
+
+/// Identity over an empty database.
+pub async fn empty() -> Stage {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = format!("sqlite://{}", folder.path().join("identity.db").display());
     let store = store::open(&url, &store::Options::default()).await.expect("a new database");

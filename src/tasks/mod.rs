@@ -1,4 +1,4 @@
-//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, follow account changes, complete login names, write `last_seen` behind.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -8,6 +8,7 @@ mod accounts;
 mod counts;
 mod last_seen;
 mod listen;
+mod names;
 mod persist;
 mod reconcile;
 mod sweep;
@@ -86,8 +87,11 @@ impl Tasks {
         loops.spawn(named("listen", async move { listen::run(&one, &now).await }));
         let one = context.clone();
         loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
+        let (one, names) = (context.clone(), Arc::<Notify>::default());
+        let changed = names.clone();
+        loops.spawn(named("accounts", async move { accounts::run(&one, &changed).await }));
         let one = context.clone();
-        loops.spawn(named("accounts", async move { accounts::run(&one).await }));
+        loops.spawn(named("names", async move { names::run(&one, &names).await }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
             loops.spawn(named("last_seen", async move { last_seen::run(&one).await }));

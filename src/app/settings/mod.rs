@@ -17,6 +17,8 @@ pub use limits::LimitSettings;
 pub use secret::Secret;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
+use crate::identity::check_admin_password;
+
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -42,7 +44,8 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHARDS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
 
-    /// Password of the account 'admin', made on the first start with an empty database [default: random, printed once]
+    /// Password of the account 'admin', which the first start without an administrator makes; by the rules for all passwords
+    /// [default: random, printed once]
     #[arg(long, env = "PRESENCE_ADMIN_PASSWORD", global = true, value_name = "PASSWORD", hide_env_values = true, value_parser = parse::secret)]
     pub admin_password: Option<Secret>,
 
@@ -141,6 +144,12 @@ impl Settings {
             self.admin_password.as_ref().is_none_or(|password| !password.reveal().is_empty()),
             "PRESENCE_ADMIN_PASSWORD (--admin-password) must not be empty; leave it out to have one made"
         );
+        if let Some(password) = &self.admin_password
+            && let Err(errors) = check_admin_password(password.reveal())
+        {
+            let reasons: Vec<String> = errors.0.into_values().flatten().collect();
+            anyhow::bail!("PRESENCE_ADMIN_PASSWORD (--admin-password) {}", reasons.join(", and "));
+        }
         self.doors.check()?;
         self.tokens.check()
     }

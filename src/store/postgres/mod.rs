@@ -11,6 +11,7 @@ mod hashes;
 mod history;
 mod import;
 mod lists;
+mod names;
 mod sessions;
 mod trail;
 
@@ -27,8 +28,8 @@ use tokio::time::{Instant, timeout};
 use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
-    RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    MirrorRow, NameClash, NamesInSql, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
+    Rotation, RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
@@ -53,7 +54,8 @@ type PgLease = Lease<sqlx::Postgres>;
 impl Dialect for sqlx::Postgres {
     fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
         match (error.constraint(), error.code().as_deref().unwrap_or_default()) {
-            (Some("users_username_key"), "23505") => Meaning::Taken("username"),
+            // Of `login_names_key` the caller learns which name it is (`names::named`).
+            (Some("users_username_key" | "login_names_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
             // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
             // a standby; and a schema that is not there yet.
@@ -180,8 +182,8 @@ impl Store for Postgres {
         self.with(async |lease| accounts::create(lease, new, by).await).await
     }
 
-    async fn has_accounts(&self) -> Result<bool> {
-        self.with(async |lease| accounts::any(lease).await).await
+    async fn administrator(&self) -> Result<Option<Account>> {
+        self.with(async |lease| accounts::administrator(lease).await).await
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>> {
@@ -196,7 +198,31 @@ impl Store for Postgres {
     }
 
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
-        self.with(async |lease| accounts::credentials(lease, login).await).await
+        self.with(async |lease| names::credentials(lease, login).await).await
+    }
+
+    async fn complete_login_names(&self, limit: u32) -> Result<u64> {
+        self.within(BATCH_TIMEOUT, async |lease| names::complete(lease, limit).await).await
+    }
+
+    async fn mark_incomplete_login_names(&self) -> Result<u64> {
+        self.within(COUNT_TIMEOUT, async |lease| names::mark_incomplete(lease).await).await
+    }
+
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()> {
+        self.with(async |lease| names::mark(lease, users).await).await
+    }
+
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>> {
+        self.with(async |lease| names::clashes(lease, after, limit).await).await
+    }
+
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::after(lease, after, limit).await).await
+    }
+
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::of(lease, users).await).await
     }
 
     async fn list_accounts(

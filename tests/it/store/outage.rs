@@ -54,7 +54,7 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("sessions", BOUND, store.sessions(ada, Millis(1_000))),
             is_unavailable("end_sessions", BOUND, store.end_sessions(ada, Millis(1_000))),
             is_unavailable("present", BOUND, store.present_in_mirror_after(0, 10)),
-            is_unavailable("has_accounts", BOUND, store.has_accounts()),
+            is_unavailable("administrator", BOUND, store.administrator()),
             is_unavailable("migrate", BOUND, store.migrate()),
             is_unavailable("record", Duration::from_secs(11), store.record(0, &batch)),
             is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen)),
