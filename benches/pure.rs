@@ -40,7 +40,8 @@ fn merge(criterion: &mut Criterion) {
         mirror: OnlineStatus::Online,
         last_seen: Some(NOW),
     };
-    let live = Evidence::Live(Some(Presence { status: OnlineStatus::Away, last_seen: NOW }));
+    let presence = Presence { status: OnlineStatus::Away, last_seen: Some(NOW) };
+    let live = Evidence::Live { now: NOW, presence: Some(presence) };
     let mirror = Evidence::Mirror { now: NOW, ttl_ms: 120_000 };
     for (name, evidence) in [("merge, live", live), ("merge, by the mirror", mirror)] {
         criterion.bench_function(name, |bencher| {
