@@ -44,10 +44,13 @@ pub enum Command {
     Doctor(Doctor),
     /// Add an account
     CreateUser(CreateUser),
+    /// Set a new password for an account, such as a lost one of 'admin', and end the account's sessions. Safe beside running
+    /// instances
+    ResetPassword(ResetPassword),
     /// Bring in the accounts of an existing product with their password hashes, as Django stores them: all or, where a row
     /// is refused, none. Exit code 0: all are in; 1: nothing was imported, and each refused row is named
     ImportUsers(ImportUsers),
-    /// Bring the database's schema up to date
+    /// Bring the database's schema up to date, and name the accounts that share a login name
     Migrate,
 }
 
@@ -74,6 +77,17 @@ pub struct CreateUser {
     /// active, pending, inactive, suspended or banned
     #[arg(long, default_value = "active")]
     pub status: String,
+    /// Read the password from standard input, one line; without it one is made and printed
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// The account whose password is to be set.
+#[derive(Debug, Args)]
+pub struct ResetPassword {
+    /// Its name or e-mail address
+    #[arg(long)]
+    pub username: String,
     /// Read the password from standard input, one line; without it one is made and printed
     #[arg(long)]
     pub password_stdin: bool,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::backing;
-use super::cli::CreateUser;
+use super::cli::{CreateUser, ResetPassword};
 use super::settings::{Secret, Settings};
+use super::{backing, exposure};
 use crate::identity::{self, Identity, Limits};
 use crate::live::LiveSet;
 use crate::model::Escaped;
-use crate::store::Store;
+use crate::model::login_name::are_equal;
+use crate::store::{NAMES_AT_ONCE, Store};
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
@@ -27,19 +28,41 @@ pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     if wrong > 0 {
         println!("put right: {wrong} numbers of accounts");
     }
+    complete_login_names(&store).await.context(
+        "the schema is up to date, but the login names could not be completed: run this again, or start an instance",
+    )
+}
+
+/// Clashes that are told one by one.
+const CLASHES_TOLD: u32 = 100;
+
+/// Computes the keys of login names that the database could not, and names the accounts that share one.
+async fn complete_login_names(store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    store.mark_incomplete_login_names().await?;
+    let mut completed = 0;
+    loop {
+        match store.complete_login_names(NAMES_AT_ONCE).await? {
+            0 => break,
+            more => completed += more,
+        }
+    }
+    if completed > 0 {
+        println!("login names completed: {completed} accounts");
+    }
+    let clashes = store.login_name_clashes(0, CLASHES_TOLD).await?;
+    for clash in &clashes {
+        println!("clash: {clash}. Nothing is lost: give one of the two another name");
+    }
+    if clashes.len() >= CLASHES_TOLD as usize {
+        println!("clashes: {CLASHES_TOLD} are named here, and there may be more: presenced doctor");
+    }
     Ok(())
 }
 
 /// `presenced create-user`
 pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow::Result<()> {
     let store = backing::store_now(settings).await?;
-    let (password, made) = if user.password_stdin {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).context("cannot read the password from standard input")?;
-        (line.trim_end_matches(['\r', '\n']).to_string(), false)
-    } else {
-        (backing::random_text()?[..20].to_string(), true)
-    };
+    let (password, made) = new_password(user.password_stdin)?;
     // No token is signed here.
     let settings = settings.tokens.identity(&Secret::new(backing::random_text()?))?;
     let identity = Identity::new(store, &settings, Limits::off());
@@ -64,6 +87,48 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
         account.role,
         account.status
     );
+    if made {
+        println!("password: {password}");
+    }
+    Ok(())
+}
+
+/// A password: from standard input, or made up here, which the second value says.
+fn new_password(from_stdin: bool) -> anyhow::Result<(String, bool)> {
+    if !from_stdin {
+        return Ok((backing::random_text()?[..20].to_string(), true));
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("cannot read the password from standard input")?;
+    Ok((line.trim_end_matches(['\r', '\n']).to_string(), false))
+}
+
+/// `presenced reset-password`
+pub(super) async fn reset_password(settings: &Settings, account: ResetPassword) -> anyhow::Result<()> {
+    let store = backing::store_now(settings).await?;
+    let (password, made) = new_password(account.password_stdin)?;
+    // No token is signed here.
+    let identity = settings.tokens.identity(&Secret::new(backing::random_text()?))?;
+    let identity = Identity::new(store.clone(), &identity, Limits::off());
+    let Some(found) = identity.reset_password(&account.username, &password).await? else {
+        anyhow::bail!(
+            "there is no account with the name or e-mail address '{}'",
+            account.username.escape_debug()
+        );
+    };
+    if made && are_equal(&found.username, identity::ADMIN) {
+        exposure::note_generated_password(settings, &store).await?;
+    }
+    println!(
+        "new password set: {} (id {}, {}, {}); its sessions have ended",
+        found.username.escape_debug(),
+        found.id,
+        found.role,
+        found.status
+    );
+    if !found.may_be_present() {
+        println!("the account is blocked, so it still cannot sign in");
+    }
     if made {
         println!("password: {password}");
     }

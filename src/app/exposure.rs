@@ -41,7 +41,7 @@ pub(super) async fn refuse_generated_password(
     if generated {
         return admit(settings, &later_start(settings));
     }
-    let makes_one = settings.admin_password.is_none() && !store.has_accounts().await?;
+    let makes_one = settings.admin_password.is_none() && store.administrator().await?.is_none();
     if makes_one { admit(settings, &first_start(settings)) } else { Ok(()) }
 }
 
@@ -111,7 +111,7 @@ fn first_start(settings: &Settings) -> String {
 fn later_start(settings: &Settings) -> String {
     format!(
         "refusing to listen on {}, which is open beyond this machine, while the account 'admin' has the password that was \
-         generated for it: start on 127.0.0.1, change it (PATCH /api/users/admin/users/<id>/ with {{\"password\": …}})",
+         generated for it: change it with presenced reset-password --username admin --password-stdin",
         settings.doors.listen
     )
 }

@@ -7,6 +7,7 @@ mod data_folder;
 mod doctor;
 mod exposure;
 mod farewell;
+mod first_admin;
 mod import;
 pub mod log;
 mod serve;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CheckOfflineUsers => Box::pin(commands::check_offline_users(&cli.settings)).await,
         Command::Doctor(how) => return Box::pin(doctor::doctor(&cli.settings, &how)).await,
         Command::CreateUser(user) => commands::create_user(&cli.settings, user).await,
+        Command::ResetPassword(account) => commands::reset_password(&cli.settings, account).await,
         Command::ImportUsers(how) => return import::import_users(&cli.settings, how).await,
         Command::Migrate => commands::migrate(&cli.settings).await,
     }

@@ -15,7 +15,8 @@ use super::backing;
 use super::data_folder::DataFolder;
 use super::exposure;
 use super::farewell::Farewell;
-use super::settings::{Secret, Settings};
+use super::first_admin::{self, Admin};
+use super::settings::Settings;
 use crate::http::lists::Lists;
 use crate::http::{self, AppState, Doors, Metrics, PerUser, SecurityLog};
 use crate::identity::{self, Identity};
@@ -80,8 +81,8 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut database = std::pin::pin!(async {
         backing::migrate_in_time(&store).await?;
         backing::mend_counts_beside(&store);
-        if let Some(admin) = ensure_admin(settings, &store, &identity).await? {
-            println!("admin password: {}", admin.shown());
+        if let Some(admin) = first_admin::ensure(settings, &store, &identity).await? {
+            admin.print();
         }
         anyhow::Ok(())
     });
@@ -101,7 +102,9 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         sweep: !settings.without_sweeper,
     });
     let listeners = Listeners { main: listener, doors, metrics: metrics_listener };
-    announce(&listeners, admin.as_ref(), embedded.as_ref())?;
+    if let Err(error) = announce(&listeners, admin.as_ref(), embedded.as_ref()) {
+        first_admin::not_shown(&error, admin.as_ref());
+    }
     let failing = presence.clone();
     let state = state(settings, presence.clone(), identity.clone(), metrics);
     let (stop_http, mut servers) = listeners.serve(state, settings);
@@ -251,7 +254,7 @@ async fn at_first(
         backing::mend_counts_beside(store);
     }
     exposure::refuse_generated_password(settings, store, database_is_ready).await?;
-    let admin = if database_is_ready { ensure_admin(settings, store, identity).await? } else { None };
+    let admin = if database_is_ready { first_admin::ensure(settings, store, identity).await? } else { None };
     let pair_is_checked = redis_is_ready && database_is_ready;
     if pair_is_checked {
         check_pair(live, store, presence).await?;
@@ -298,42 +301,12 @@ async fn failure(
     }
 }
 
-/// The account `admin`, made just now.
-struct Admin {
-    /// Its password, where that was made up here.
-    password: Option<String>,
-}
-
-impl Admin {
-    fn shown(&self) -> &str {
-        self.password.as_deref().unwrap_or("as PRESENCE_ADMIN_PASSWORD has it")
-    }
-}
-
-/// Makes the account `admin` where there is no account at all.
-async fn ensure_admin(
-    settings: &Settings,
-    store: &Arc<dyn Store>,
-    identity: &Identity,
-) -> anyhow::Result<Option<Admin>> {
-    let made_up = backing::random_text()?[..20].to_string();
-    let chosen = settings.admin_password.as_ref().map(Secret::reveal);
-    let made = identity
-        .ensure_admin(chosen.unwrap_or(&made_up))
-        .await
-        .context("the account 'admin' could not be made")?;
-    if made && chosen.is_none() {
-        exposure::note_generated_password(settings, store).await?;
-    }
-    Ok(made.then(|| Admin { password: chosen.is_none().then_some(made_up) }))
-}
-
 /// What a newcomer needs next, on standard output; logs go to standard error.
 fn announce(
     listeners: &Listeners,
     admin: Option<&Admin>,
     embedded: Option<&EmbeddedRedis>,
-) -> anyhow::Result<()> {
+) -> std::io::Result<()> {
     use std::io::Write;
     let scheme = if listeners.doors.tls.is_some() { "https" } else { "http" };
     let address = format!("{scheme}://{}", listeners.main.local_addr()?);
@@ -359,8 +332,7 @@ fn announce(
         let socket = shell_word(&embedded.socket().to_string_lossy());
         writeln!(out, "look into Redis: redis-cli -s {socket} HGETALL 'presence:{{0}}:user:1'")?;
     }
-    out.flush()?;
-    Ok(())
+    out.flush()
 }
 
 /// A text as one word of a shell's command line, quoted where it must be.

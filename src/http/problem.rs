@@ -29,6 +29,8 @@ pub struct Problem {
     errors: FieldErrors,
     retry_after: Option<Duration>,
     challenge: &'static str,
+    /// A stable word for programs.
+    code: Option<&'static str>,
 }
 
 /// What a `401` asks for; RFC 6750 adds the error only where a token was given.
@@ -44,6 +46,7 @@ impl Problem {
             errors: FieldErrors::default(),
             retry_after: None,
             challenge: CHALLENGE,
+            code: None,
         }
     }
 
@@ -144,6 +147,17 @@ impl Problem {
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    /// 503: nobody gets in before the operator can.
+    fn no_administrator() -> Self {
+        let detail = "This service has no administrator yet, so nobody can register or sign in. Its operator must make one: \
+                      the log says why there is none, and 'presenced create-user --role admin' makes one.";
+        Self {
+            retry_after: Some(RETRY_UNAVAILABLE),
+            code: Some("no_administrator"),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
+    }
+
     fn refuses() -> Self {
         let detail = "The presence store takes no changes right now. Try again in a moment.";
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
@@ -217,6 +231,7 @@ impl From<IdentityError> for Problem {
                 "The username or the password is wrong. Check both and try again.",
             ),
             IdentityError::Blocked => Self::blocked(),
+            IdentityError::NoAdministrator => Self::no_administrator(),
             IdentityError::LastAdministrator => Self::new(
                 StatusCode::CONFLICT,
                 "This is the last account that can administer. Give the role 'admin' to another one first.",
@@ -268,6 +283,8 @@ impl IntoResponse for Problem {
             title: &'static str,
             status: u16,
             detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            code: Option<&'static str>,
             #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             errors: &'a std::collections::BTreeMap<String, Vec<String>>,
         }
@@ -276,6 +293,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            code: self.code,
             errors: &self.errors.0,
         };
         let mut response = (self.status, Json(body)).into_response();
@@ -332,6 +350,7 @@ mod tests {
             (IdentityError::ForeignRefresh.into(), 403),
             (IdentityError::Overloaded.into(), 429),
             (IdentityError::TokensOverloaded.into(), 503),
+            (IdentityError::NoAdministrator.into(), 503),
             (IdentityError::TooMany { retry_after: Duration::from_micros(1) }.into(), 429),
             (IdentityError::Internal("secret inside".into()).into(), 500),
         ];

@@ -93,3 +93,62 @@ impl Identity {
         self.inner.keyring.verify(token, Kind::Access, now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::json;
+
+    use super::super::token::jwk::{ALGORITHMS, PublicKey};
+    use super::super::token::{IssuerSettings, KeySource, Leeway, TokenError};
+    use super::*;
+
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEAsvnThV5cWosgxCBm+ELkH//oKyI9e+M997H+oUBbH/4=\n\
+        -----END PUBLIC KEY-----\n";
+
+    fn keyring() -> Keyring {
+        let issuer = IssuerSettings {
+            name: "acme".into(),
+            keys: KeySource::Fixed(PublicKey::from_pem(KEY).unwrap()),
+            iss: None,
+            audience: Vec::new(),
+            user_claim: "sub".into(),
+            session_claim: None,
+            access_mark: None,
+            algorithms: ALGORITHMS.to_vec(),
+            leeway: Leeway::NONE,
+        };
+        Keyring::new("a secret of more than thirty-two bytes!", &[]).with_issuers(&[issuer])
+    }
+
+    /// The check of a forged token.
+    fn forged(keyring: &Keyring) -> SignatureCheck {
+        let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let (header, claims) = (part(json!({"alg": "EdDSA"})), part(json!({"sub": 7, "exp": u32::MAX})));
+        let token = format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode([1; 64]));
+        match keyring.begin(&token, Kind::Access, now()) {
+            Ok(Step::Check(check)) => check,
+            other => panic!("no signature to check: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signature_is_checked_or_refused_where_too_many_wait_and_counted_either_way() {
+        let keyring = keyring();
+        let mut signatures = Signatures::of(&keyring);
+        let checked = signatures.check(&keyring, forged(&keyring)).await;
+        assert!(matches!(checked, Err(IdentityError::Token(TokenError::Signature))), "{checked:?}");
+        let full = Bounds { at_once: 1, queue: 0, patience: PATIENCE };
+        signatures.workers = Some(Workers::start(full));
+        let refused = signatures.check(&keyring, forged(&keyring)).await;
+        assert!(matches!(refused, Err(IdentityError::TokensOverloaded)), "{refused:?}");
+        assert_eq!([0, 1, 2].map(|index| signatures.counts.at(index).get()), [0, 1, 1]);
+    }
+
+    #[test]
+    fn without_issuers_there_is_no_thread_for_signatures() {
+        let keyring = Keyring::new("a secret of more than thirty-two bytes!", &[]);
+        assert!(Signatures::of(&keyring).workers.is_none());
+    }
+}

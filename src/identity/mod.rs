@@ -1,13 +1,14 @@
 //! Identity: who an account is, and who may speak for it.
 //!
 //! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
-//! ([`rules`]), accounts ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
+//! ([`rules`]), accounts ([`accounts`]), the first of them ([`administrator`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
 //! it asks Redis); [`import`] brings in the accounts of an existing product. Decides no presence: where a session ends or an
 //! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2), and what costs CPU is
 //! done off the threads that serve (`workers`).
 
 mod access;
 pub mod accounts;
+pub mod administrator;
 mod clock;
 pub mod import;
 pub mod limits;
@@ -33,6 +34,7 @@ use crate::store::{Store, StoreError, Trail};
 
 pub use crate::store::TrailFilter;
 pub use accounts::{AccountEdit, NewAccount, Registration};
+pub use administrator::{ADMIN, FirstAdministrator, check_admin_password};
 pub use import::{Candidate, Column, Fate};
 pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
@@ -41,6 +43,7 @@ pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
 use access::Signatures;
+use administrator::Administrators;
 use clock::SessionClock;
 use password::Passwords;
 use token::{IssuerSettings, Keyring, Leeway};
@@ -65,6 +68,9 @@ pub enum IdentityError {
     /// The account may not be present.
     #[error("this account may not sign in")]
     Blocked,
+    /// No account can administer yet, so nobody registers or signs in.
+    #[error("there is no administrator yet")]
+    NoAdministrator,
     /// The change would leave nobody who can administer.
     #[error("this is the last account that can administer")]
     LastAdministrator,
@@ -165,6 +171,7 @@ struct Inner {
     passwords: Passwords,
     limits: Limits,
     session_clock: SessionClock,
+    administrators: Administrators,
     /// Until when it is known how long hashes that were made elsewhere take.
     pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Whether it has been learnt at all.
@@ -189,6 +196,7 @@ impl Identity {
                 passwords: Passwords::new(),
                 session_clock: SessionClock::new(limits.live().cloned()),
                 limits,
+                administrators: Administrators::default(),
                 pace_learnt: tokio::sync::Mutex::default(),
                 pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,

@@ -59,10 +59,10 @@ pub struct SignedIn {
 
 impl Identity {
     /// Checks a name (or e-mail address) and a password, and begins a session. It takes the same time whether or not
-    /// the name is known.
+    /// the name is known, and is counted by the name alone.
     ///
     /// # Errors
-    /// [`IdentityError::TooMany`], [`IdentityError::WrongCredentials`], [`IdentityError::Blocked`],
+    /// [`IdentityError::NoAdministrator`], [`IdentityError::TooMany`], [`IdentityError::WrongCredentials`], [`IdentityError::Blocked`],
     /// [`IdentityError::Overloaded`], [`IdentityError::Store`].
     pub async fn login(
         &self,
@@ -87,22 +87,19 @@ impl Identity {
         user_agent: Option<String>,
         known: &mut Option<UserId>,
     ) -> Result<SignedIn> {
+        self.require_administrator().await?;
+        let name = Whom::name(login);
         let leave = self.inner.limits.address(Limited::LoginAddress, client).await?;
+        let leave = self.inner.limits.account(Limited::LoginAccount, &name, leave).await?;
+        self.inner.limits.account(Limited::LoginTotal, &name, leave).await?;
         self.learn_pace().await;
         // Twice where the hash changed under our hands: another login may just have replaced an outdated one.
-        let mut leave = Some(leave);
         for _ in 0..2 {
             let found = self.find(login).await?;
             *known = found.as_ref().map(|found| found.account.id);
-            let whom =
-                found.as_ref().map_or_else(|| Whom::nobody(login), |found| Whom::Account(found.account.id));
-            if let Some(leave) = leave.take() {
-                let leave = self.inner.limits.account(Limited::LoginAccount, &whom, leave).await?;
-                self.inner.limits.account(Limited::LoginTotal, &whom, leave).await?;
-            }
             let (account, hash) = self.recognise(found, password).await?;
             if let Some(signed_in) = self.begin_session(account, hash, user_agent.as_deref()).await? {
-                self.inner.limits.forgive(Limited::LoginAccount, &whom).await;
+                self.inner.limits.forgive(Limited::LoginAccount, &name).await;
                 return Ok(signed_in);
             }
         }

@@ -26,13 +26,24 @@ impl Deref for Stage {
     }
 }
 
-/// Identity over an empty database, without grace for refresh tokens.
+/// Identity over an empty database that takes an administrator for granted, without grace for refresh tokens.
 pub async fn identity() -> Stage {
     identity_with(SessionPolicy::default()).await
 }
 
 /// [`identity`] with these bounds for sessions.
 pub async fn identity_with(sessions: SessionPolicy) -> Stage {
+    let stage = empty_with(sessions).await;
+    stage.inner.administrators.note();
+    stage
+}
+
+/// Identity over an empty database.
+pub async fn empty() -> Stage {
+    empty_with(SessionPolicy::default()).await
+}
+
+async fn empty_with(sessions: SessionPolicy) -> Stage {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = format!("sqlite://{}", folder.path().join("identity.db").display());
     let store = store::open(&url, &store::Options::default()).await.expect("a new database");

@@ -9,6 +9,7 @@ mod change_range;
 mod import;
 mod lease;
 mod listing;
+mod names;
 pub mod postgres;
 mod rotation;
 mod rows;
@@ -29,6 +30,7 @@ use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamI
 
 pub use change_range::ChangeRange;
 pub use import::{Clash, ImportRow, Imported};
+pub use names::{Holder, NAMES_AT_ONCE, NameClash, NamesInSql};
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
     Ended, MirrorPage, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome,
@@ -107,17 +109,34 @@ pub trait Store: Send + Sync + 'static {
 
     // Accounts.
 
-    /// Adds an account. Errors: [`StoreError::Taken`] names the field (`username` or `email`) that another has.
+    /// Adds an account. Errors: [`StoreError::Taken`] names the field (`username` or `email`) whose text is another account's
+    /// username or e-mail address, by the rule of [`crate::model::login_name`].
     /// Where an administrator did it, the trail says so; as in [`Self::update_account`] and [`Self::delete_account`].
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account>;
-    /// Whether there is any account at all.
-    async fn has_accounts(&self) -> Result<bool>;
+    /// The oldest account that can administer; `None` where there is none.
+    async fn administrator(&self) -> Result<Option<Account>>;
     /// One account.
     async fn account(&self, id: UserId) -> Result<Option<Account>>;
     /// The accounts with these ids, those that exist, in any order.
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Account>>;
-    /// The account whose username is `login`, or else whose e-mail is, whatever the case, with its password hash.
+    /// The account whose username or e-mail address is `login` by the rule of [`crate::model::login_name`], with its password
+    /// hash. An account that plain SQL has just added is found too.
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>>;
+    /// Computes the keys of up to `limit` accounts whose names the database cannot fold; how many these were. Of two accounts
+    /// with the same name the one that holds it goes on holding it, or the older of those from before the keys.
+    async fn complete_login_names(&self, limit: u32) -> Result<u64>;
+    /// Marks every account that lacks a key, to be completed; how many. Only triggers that were off leave such. Reads all
+    /// accounts; may take a minute.
+    async fn mark_incomplete_login_names(&self) -> Result<u64>;
+    /// Marks these accounts, to be completed.
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()>;
+    /// Up to `limit` accounts that share a login name with another which holds it, ascending by id, all ids greater than
+    /// `after`.
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>>;
+    /// Up to `limit` accounts with the keys of their names, ascending by id, all ids greater than `after`.
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>>;
+    /// The same for these ids, those that exist.
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>>;
     /// One part of the accounts that match, ordered by id, how many match in all, and the accounts `askers`. One statement,
     /// so all of it is as of one instant. Without a filter it reads what it returns, and at a page by its number the counts
     /// of the blocks and one block besides; with one it reads all accounts, to count.

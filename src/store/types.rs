@@ -92,9 +92,9 @@ impl fmt::Debug for PasswordHash {
 /// An account to add.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
-    /// Unique whatever its case.
+    /// No other account's username or e-mail address.
     pub username: String,
-    /// Unique whatever its case.
+    /// No other account's username or e-mail address.
     pub email: String,
     /// Hash of the password.
     pub password_hash: PasswordHash,
@@ -131,7 +131,8 @@ pub struct AccountPatch {
 /// Which accounts a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct AccountFilter {
-    /// A part of the username, whatever the case; `%`, `_` and `\` are plain characters.
+    /// A part of the username, compared in folded form ([`crate::model::login_name::fold`]); `%`, `_` and `\` are plain
+    /// characters.
     pub search: Option<String>,
     /// Whether `search` looks into e-mails too.
     pub search_email: EmailSearch,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Context;
@@ -17,7 +18,8 @@ static WATCH_TROUBLE: Trouble =
 static FOLLOW_TROUBLE: Trouble =
     Trouble::new("account changes cannot be followed for now; they wait in SQL's log");
 
-pub(super) async fn run(context: &Context) {
+/// `names` is told after each look: an account that was added may have a login name whose key is to be computed.
+pub(super) async fn run(context: &Context, names: &Notify) {
     let mut watched = true;
     loop {
         let mut accounts = true;
@@ -52,6 +54,7 @@ pub(super) async fn run(context: &Context) {
             sleep(RETRY).await;
         }
         FOLLOW_TROUBLE.over();
+        names.notify_one();
     }
 }
 

@@ -1,5 +1,5 @@
-//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, tell of ended sessions, write
-//! `last_seen` behind, look after SQL.
+//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, tell of ended sessions,
+//! complete login names, write `last_seen` behind, look after SQL.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
@@ -10,6 +10,7 @@ mod counts;
 mod deferral;
 mod last_seen;
 mod listen;
+mod names;
 mod persist;
 mod reconcile;
 mod session_ends;
@@ -99,11 +100,14 @@ impl Tasks {
             "verify",
             when_paired(context.live.clone(), async move { verify::run(&one).await }),
         ));
-        let one = context.clone();
+        let (one, names) = (context.clone(), Arc::<Notify>::default());
+        let changed = names.clone();
         loops.spawn(named(
             "accounts",
-            when_paired(context.live.clone(), async move { accounts::run(&one).await }),
+            when_paired(context.live.clone(), async move { accounts::run(&one, &changed).await }),
         ));
+        let one = context.clone();
+        loops.spawn(named("names", async move { names::run(&one, &names).await }));
         let one = context.clone();
         loops.spawn(named(
             "session_ends",

@@ -9,6 +9,7 @@ mod again;
 mod findings;
 mod look;
 mod mend;
+mod names;
 mod patience;
 mod patient;
 mod report;

@@ -21,6 +21,8 @@ pub use sessions::SessionSettings;
 pub use sources::read;
 pub use tokens::{SECRET_BYTES, TokenSettings};
 
+use crate::identity::check_admin_password;
+
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -52,7 +54,8 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_PREFIX", default_value = "presence", global = true, value_name = "TEXT", value_parser = parse::prefix)]
     pub prefix: String,
 
-    /// Password of the account 'admin', made on the first start with an empty database [default: random, printed once]
+    /// Password of the account 'admin', which the first start without an administrator makes; by the rules for all passwords
+    /// [default: random, printed once]
     #[arg(long, env = "PRESENCE_ADMIN_PASSWORD", global = true, value_name = "PASSWORD", hide_env_values = true, value_parser = parse::secret)]
     pub admin_password: Option<Secret>,
 
@@ -152,6 +155,13 @@ impl Settings {
                 "{} must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://",
                 url.named("REDIS_URL (--redis-url)")
             );
+        }
+        if let Some(password) = &self.admin_password
+            && let Err(errors) = check_admin_password(password.reveal())
+        {
+            let reasons: Vec<String> = errors.0.into_values().flatten().collect();
+            let setting = password.named("PRESENCE_ADMIN_PASSWORD (--admin-password)");
+            anyhow::bail!("{setting} {}", reasons.join(", and "));
         }
         self.doors.check()?;
         self.tokens.check()

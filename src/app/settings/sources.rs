@@ -21,7 +21,7 @@ type Result<T> = std::result::Result<T, Box<clap::Error>>;
 
 const ABOUT_SECRETS: &str = "A setting that is a secret (those with a …_FILE) can be read from a file: PRESENCE_JWT_SECRET_FILE=/run/secrets/jwt, \
      or --jwt-secret-file. Set either the value or the file. Line ends at the end of a secret are not part of it, whether \
-     it comes from a file or not. A variable that is empty counts as not set.";
+     it comes from a file or not. Where its variable is empty it counts as not set.";
 
 /// A setting that is a secret.
 struct SecretArg {

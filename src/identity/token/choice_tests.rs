@@ -132,6 +132,18 @@ fn an_issuer_may_share_a_secret_and_is_read_by_its_own_claims_all_the_same() {
     // Neither a key of the other kind, nor a refresh token, nor what our own secret signs by its names.
     assert_eq!(verify(&token(SHARED, Algorithm::HS512, &good()), Kind::Refresh), Err(TokenError::Elsewhere));
     assert_eq!(verify(&token(SECRET, Algorithm::HS256, &good()), Kind::Access), Err(TokenError::Claims));
+    // Two issuers that share one secret are told apart by their claims.
+    let of = |iss: &str| IssuerSettings {
+        keys: KeySource::Shared(vec![SHARED.into()]),
+        algorithms: vec![Algorithm::HS512],
+        iss: Some(iss.into()),
+        ..acme()
+    };
+    let two = super::ring(&[of("one"), of("two")]);
+    for (iss, outcome) in [("one", Ok(ada())), ("two", Ok(ada())), ("three", Err(TokenError::Issuer))] {
+        let token = token(SHARED, Algorithm::HS512, &with(&json!({"iss": iss})));
+        assert_eq!(two.verify(&token, Kind::Access, NOW), outcome, "{iss}");
+    }
     let own = ring.mint(Kind::Access, 7, &SessionId::parse("s1").unwrap(), "j", NOW, 60_000).unwrap();
     assert_eq!(verify(&own, Kind::Access), Ok(ada()));
 }

@@ -217,22 +217,29 @@ impl Keyring {
             crypto::verify(parts.signature, parts.message.as_bytes(), key, algorithm).unwrap_or(false)
         };
         let is_own = algorithm == Algorithm::HS256 && signed_by(&self.own);
-        let (who, until) = if is_own || self.further.iter().any(signed_by) {
+        if is_own || self.further.iter().any(signed_by) {
             let rules = Rules { names: NAMES, kind: kind.as_str(), audience: &[], leeway: self.leeway };
-            rules.read(&parts.claims()?, now)?
-        } else {
-            let by_secret = |issuer: &&Arc<Issuer>| issuer.signed_by_secret(parts, algorithm);
-            let issuer = self.issuers.iter().find(by_secret).ok_or(TokenError::Signature)?;
+            let (who, until) = rules.read(&parts.claims()?, now)?;
+            return Ok(Step::Done(who, until));
+        }
+        // Several issuers may share one secret, as where one service signs for several audiences.
+        let mut refusal = TokenError::Signature;
+        for issuer in self.issuers.iter().filter(|issuer| issuer.signed_by_secret(parts, algorithm)) {
             if kind == Kind::Refresh {
                 return Err(TokenError::Elsewhere);
             }
             let claims = parts.claims()?;
-            if !issuer.may_have_issued(issued_by(&claims)?.as_deref()) {
-                return Err(TokenError::Issuer);
+            let read = if issuer.may_have_issued(issued_by(&claims)?.as_deref()) {
+                issuer.read_claims(&claims, now)
+            } else {
+                Err(TokenError::Issuer)
+            };
+            match read {
+                Ok((who, until)) => return Ok(Step::Done(who, until)),
+                Err(why) => refusal = why,
             }
-            issuer.read_claims(&claims, now)?
-        };
-        Ok(Step::Done(who, until))
+        }
+        Err(refusal)
     }
 
     /// A token signed with a private key: of the issuer that it names, or of one that has no name. Everything is looked at

@@ -33,8 +33,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// `"$@"` is the server and its arguments. The pipe comes as standard input, which a shell takes from what it puts into
 /// the background: hence the copy on 3. Standard output is the lock of [`former`], which the server alone may hold.
-/// Ends with the server, or ends it.
+/// Ends with the server, or ends it. A hang-up must not end it before: the system sends one to the group where this process
+/// dies while the server is stopped.
 const TETHER: &str = r#"umask 077
+trap '' HUP
 exec 3<&0
 "$@" </dev/null 3<&- & server=$!
 exec >/dev/null

@@ -161,10 +161,10 @@ impl FenceKeeper {
 
     async fn move_all(&self, group: &mut Group<'_>, to: &str) {
         let cursor = group.cursor;
-        let moves = group.shards.iter().map(|shard| Box::pin(self.live.move_fence(*shard, cursor, to)));
-        for moved in futures_util::future::join_all(moves).await {
-            match moved {
-                Ok(moved) => group.arrived &= moved,
+        let moving = group.shards.iter().map(|shard| Box::pin(self.live.move_fence(*shard, cursor, to)));
+        for outcome in futures_util::future::join_all(moving).await {
+            match outcome {
+                Ok(done) => group.arrived &= done,
                 Err(error) => group.failed = Some(error.into()),
             }
         }

@@ -3,12 +3,12 @@
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, QueryBuilder, query, query_as};
 
-use super::{PgLease, begin, trail, upkeep};
+use super::{PgLease, begin, names, trail, upkeep};
 use crate::model::{Account, Actor, Deed, UserId};
 use crate::store::administrators::can_administer;
-use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
-use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountPatch, Credentials, NewAccount, PasswordHash, Result, StoreError};
+use crate::store::rows::{AccountRow, account_columns, convert, no_row};
+use crate::store::texts::{check_new, check_patch};
+use crate::store::{AccountPatch, NewAccount, PasswordHash, Result, StoreError};
 
 pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
@@ -23,15 +23,18 @@ pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -
 }
 
 async fn try_create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
-    let Some(by) = by else { return insert(lease, new).await };
     begin(lease).await?;
     let created = async {
         let account = insert(lease, new).await?;
-        trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        names::add(lease, [(account.id, new.username.as_str(), new.email.as_str())]).await?;
+        if let Some(by) = by {
+            trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        }
         Ok(account)
     };
     let created = created.await;
-    lease.finish(created).await
+    let created = lease.finish(created).await;
+    names::named(lease, created, &new.username, &new.email).await
 }
 
 /// Whether the id that the sequence gave is another account's.
@@ -62,9 +65,16 @@ async fn insert(lease: &mut PgLease, new: &NewAccount) -> Result<Account> {
     row.ok_or_else(no_row)?.try_into()
 }
 
-pub async fn any(lease: &mut PgLease) -> Result<bool> {
-    let row: Option<(bool,)> = lease.row(query_as("SELECT EXISTS (SELECT FROM users)")).await?;
-    Ok(row.is_some_and(|(any,)| any))
+/// The oldest account that can administer.
+pub async fn administrator(lease: &mut PgLease) -> Result<Option<Account>> {
+    let row: Option<AccountRow> = lease
+        .row(query_as(concat!(
+            "SELECT ",
+            account_columns!(),
+            " FROM users u WHERE u.role = 'admin' AND u.may_be_present ORDER BY u.id LIMIT 1"
+        )))
+        .await?;
+    row.map(Account::try_from).transpose()
 }
 
 pub async fn by_ids(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<Account>> {
@@ -76,25 +86,6 @@ pub async fn by_ids(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<Account>>
     convert(rows)
 }
 
-/// Each half of the OR has its own unique index; the username wins.
-pub async fn credentials(lease: &mut PgLease, login: &str) -> Result<Option<Credentials>> {
-    if !fits(login) {
-        return Ok(None);
-    }
-    let row: Option<CredentialsRow> = lease
-        .row(
-            query_as(concat!(
-                "SELECT ",
-                account_columns!(),
-                ", u.password_hash FROM users u WHERE lower(u.username) = lower($1) OR lower(u.email) = lower($1) ",
-                "ORDER BY (lower(u.username) = lower($1)) DESC LIMIT 1"
-            ))
-            .bind(login),
-        )
-        .await?;
-    row.map(Credentials::try_from).transpose()
-}
-
 pub async fn update(
     lease: &mut PgLease,
     id: UserId,
@@ -104,7 +95,12 @@ pub async fn update(
     check_patch(patch)?;
     begin(lease).await?;
     let updated = update_in_transaction(lease, id, patch, by).await;
-    lease.finish(updated).await
+    let updated = lease.finish(updated).await;
+    // The username stays as it is, so only the e-mail address can be another account's.
+    updated.map_err(|error| match error {
+        StoreError::Taken { .. } => StoreError::Taken { field: "email" },
+        other => other,
+    })
 }
 
 async fn update_in_transaction(
@@ -116,6 +112,9 @@ async fn update_in_transaction(
     let (before, administrators) = held(lease, id, patch.may_end_an_administration(), Hold::Change).await?;
     let Some(before) = before else { return Ok(None) };
     let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
+    if after.email != before.email {
+        names::readdress(lease, id, &after.username, &after.email).await?;
+    }
     trail::refuse_the_last(&administrators, &before, Some(&after))?;
     if let Some(by) = by {
         let deed = Deed::of_account(Some(&before), Some(&after), patch.password_hash.is_some());

@@ -99,6 +99,9 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor) -> Result<AccountC
     Ok(AccountChanges { cursor: ChangeCursor(cursor), users })
 }
 
+/// The end of the log; of a change the account, the transaction and the id, where there is one.
+type PageRow = (String, Option<UserId>, Option<i64>, Option<i64>);
+
 /// Reads the next page.
 pub async fn page(lease: &mut PgLease, range: &mut ChangeRange) -> Result<Vec<UserId>> {
     let (newest, oldest) = (ChangeKey { xid: i64::MAX, id: i64::MAX }, ChangeKey { xid: 0, id: 0 });
@@ -108,7 +111,7 @@ pub async fn page(lease: &mut PgLease, range: &mut ChangeRange) -> Result<Vec<Us
     } else {
         concat!(page_of!(), "ORDER BY account_changes.xid DESC, id DESC LIMIT $7) AS c ON true")
     };
-    let rows: Vec<(String, Option<UserId>, Option<i64>, Option<i64>)> = lease
+    let rows: Vec<PageRow> = lease
         .rows(
             query_as(statement)
                 .bind(snapshot(&range.since.0))

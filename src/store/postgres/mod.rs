@@ -12,6 +12,7 @@ mod hashes;
 mod history;
 mod import;
 mod lists;
+mod names;
 mod session_ends;
 mod sessions;
 mod trail;
@@ -31,9 +32,9 @@ use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
-    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash,
-    RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store,
-    StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList,
+    SetAside, Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
@@ -65,7 +66,8 @@ type PgLease = Lease<sqlx::Postgres>;
 impl Dialect for sqlx::Postgres {
     fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
         match (error.constraint(), error.code().as_deref().unwrap_or_default()) {
-            (Some("users_username_key"), "23505") => Meaning::Taken("username"),
+            // Of `login_names_key` the caller learns which name it is (`names::named`).
+            (Some("users_username_key" | "login_names_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
             // No lock in time, deadlock, could not serialise.
             (_, "55P03" | "40P01" | "40001") => Meaning::Locked,
@@ -228,8 +230,8 @@ impl Store for Postgres {
         self.with(async |lease| accounts::create(lease, new, by).await).await
     }
 
-    async fn has_accounts(&self) -> Result<bool> {
-        self.with(async |lease| accounts::any(lease).await).await
+    async fn administrator(&self) -> Result<Option<Account>> {
+        self.with(async |lease| accounts::administrator(lease).await).await
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>> {
@@ -244,7 +246,31 @@ impl Store for Postgres {
     }
 
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
-        self.with(async |lease| accounts::credentials(lease, login).await).await
+        self.with(async |lease| names::credentials(lease, login).await).await
+    }
+
+    async fn complete_login_names(&self, limit: u32) -> Result<u64> {
+        self.within(BATCH_TIMEOUT, async |lease| names::complete(lease, limit).await).await
+    }
+
+    async fn mark_incomplete_login_names(&self) -> Result<u64> {
+        self.within(COUNT_TIMEOUT, async |lease| names::mark_incomplete(lease).await).await
+    }
+
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()> {
+        self.with(async |lease| names::mark(lease, users).await).await
+    }
+
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>> {
+        self.with(async |lease| names::clashes(lease, after, limit).await).await
+    }
+
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::after(lease, after, limit).await).await
+    }
+
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::of(lease, users).await).await
     }
 
     async fn list_accounts(
@@ -328,7 +354,14 @@ impl Store for Postgres {
     }
 
     async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
-        let users = self.with(async |lease| changes::page(lease, range).await).await?;
+        // Run from its start again where it met a lock: from the range as it was.
+        let before = &*range;
+        let page = self.with(async |lease| {
+            let mut after = before.clone();
+            Ok((changes::page(lease, &mut after).await?, after))
+        });
+        let (users, after) = page.await?;
+        *range = after;
         if self.watch.prune_is_due() {
             // A failure costs nothing but space, and the next hour tries again.
             let pruned = self.with(async |lease| changes::prune(lease, &range.since).await).await;

@@ -2,9 +2,9 @@
 //!
 //! Owns the file, its one writer and its readers, and the meaning of SQLite's errors. All that writes goes through the
 //! writer, whose transactions take the write lock when they begin (`BEGIN IMMEDIATE`), so what they read is what they
-//! change; another process on the same file waits for the lock within the busy timeout. Upper and lower case are the
-//! same for ASCII letters only: SQLite's `lower` knows no others, and a function of our own in an index would lock
-//! every other tool out of the file.
+//! change; another process on the same file waits for the lock within the busy timeout. SQLite's `lower` folds ASCII alone,
+//! and a function of our own in an index would lock every other tool out of the file: other names are folded here
+//! ([`names`]).
 
 mod accounts;
 mod audit;
@@ -15,6 +15,7 @@ mod history;
 mod import;
 mod interrupt;
 mod lists;
+mod names;
 mod session_ends;
 mod sessions;
 mod trail;
@@ -36,9 +37,9 @@ use super::lease::{Dialect, Lease, Meaning, Tally};
 use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
-    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NewAccount, NewSession, Options, PasswordHash,
-    RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside, Standing, Store,
-    StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList,
+    SetAside, Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
 use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
@@ -65,6 +66,10 @@ impl Dialect for sqlx::Sqlite {
             // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
             5 | 6 | 8 | 10 | 13 | 14 | 15 => Meaning::Unavailable,
             _ if error.message().contains("users_username_key") => Meaning::Taken("username"),
+            // Which name it is the caller learns (`names::named`).
+            _ if error.message().contains("login_names.name_key") => Meaning::Taken("username"),
+            // A schema that is not there yet.
+            _ if error.message().starts_with("no such table") => Meaning::Unavailable,
             _ if error.message().contains("users_email_key") => Meaning::Taken("email"),
             _ => Meaning::Refused,
         }
@@ -240,8 +245,8 @@ impl Store for Sqlite {
         self.write_accounts(async |lease| accounts::create(lease, new, by).await).await
     }
 
-    async fn has_accounts(&self) -> Result<bool> {
-        self.read(async |lease| accounts::any(lease).await).await
+    async fn administrator(&self) -> Result<Option<Account>> {
+        self.read(async |lease| accounts::administrator(lease).await).await
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>> {
@@ -256,7 +261,39 @@ impl Store for Sqlite {
     }
 
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
-        self.read(async |lease| accounts::credentials(lease, login).await).await
+        self.read(async |lease| names::credentials(lease, login).await).await
+    }
+
+    async fn complete_login_names(&self, limit: u32) -> Result<u64> {
+        // Mostly there is nothing to do, which a reader sees without waiting for the writer.
+        if !self.read(async |lease| names::are_marked(lease).await).await? {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| names::complete(lease, limit).await).await
+    }
+
+    async fn mark_incomplete_login_names(&self) -> Result<u64> {
+        let look = async |lease: &mut SqliteLease| names::are_incomplete(lease).await;
+        if !self.within(COUNT_TIMEOUT, &self.readers, look).await? {
+            return Ok(0);
+        }
+        self.within(COUNT_TIMEOUT, &self.writer, async |lease| names::mark_incomplete(lease).await).await
+    }
+
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()> {
+        self.write(async |lease| names::mark(lease, users).await).await
+    }
+
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>> {
+        self.read(async |lease| names::clashes(lease, after, limit).await).await
+    }
+
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>> {
+        self.read(async |lease| names::after(lease, after, limit).await).await
+    }
+
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>> {
+        self.read(async |lease| names::of(lease, users).await).await
     }
 
     async fn list_accounts(

@@ -157,8 +157,8 @@ async fn what_cannot_be_recorded_is_not_done(engine: Engine) {
         stage.api.delete(&path, admin).await,
     ];
     for answer in &refused {
-        let said = problem(answer, 503)["detail"].to_string();
-        assert!(said.contains("nothing was changed"), "{said}");
+        let detail = problem(answer, 503)["detail"].to_string();
+        assert!(detail.contains("nothing was changed"), "{detail}");
     }
     assert_eq!(stage.status(id).await, "online", "nor has Redis heard of it");
     assert_eq!(stage.api.heartbeat(&ada.access).await.0, 200);

@@ -10,6 +10,7 @@ mod import;
 mod leftovers;
 mod locks;
 mod mirror;
+mod names;
 mod outage;
 mod replication;
 mod scans;
@@ -89,7 +90,12 @@ impl Db {
     }
 
     pub async fn empty_postgres() -> Self {
-        let database = Postgres::database().await;
+        Self::empty_postgres_with("").await
+    }
+
+    /// With further options of `CREATE DATABASE`.
+    pub async fn empty_postgres_with(options: &str) -> Self {
+        let database = Postgres::database_with(options).await;
         let url = database.url.clone();
         let store = open(&url, &Options::default()).await.unwrap();
         let operator = Operator::Postgres(PgPool::connect(&url).await.unwrap());

@@ -58,7 +58,7 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("untold_ends", BOUND, store.untold_ends(0)),
             is_unavailable("ends_told", BOUND, store.ends_told(&told)),
             is_unavailable("present", BOUND, store.present_in_mirror_after(0, 10)),
-            is_unavailable("has_accounts", BOUND, store.has_accounts()),
+            is_unavailable("administrator", BOUND, store.administrator()),
             is_unavailable("migrate", BOUND, store.migrate()),
             is_unavailable("record", Duration::from_secs(11), store.record(0, &batch, LATER)),
             is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen, LATER)),

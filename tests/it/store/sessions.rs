@@ -57,7 +57,7 @@ pub fn session(user: UserId, name: &str, now: i64) -> NewSession {
 /// The first thousand sessions of the user that are alive.
 pub async fn alive(store: &dyn Store, user: UserId, now: i64) -> Vec<Session> {
     let list = store.sessions(user, Millis(now), Page { number: 1, size: 1_000 }).await.unwrap();
-    assert!(list.total > 1_000 || list.sessions.len() as i64 == list.total, "{}", list.total);
+    assert!(list.total > 1_000 || i64::try_from(list.sessions.len()) == Ok(list.total), "{}", list.total);
     list.sessions
 }
 

@@ -54,12 +54,17 @@ pub struct PrivatePostgres {
 }
 
 impl Postgres {
-    /// A fresh, empty database.
+    /// A fresh, empty database in the server's locale, C.UTF-8.
     pub async fn database() -> TestDatabase {
+        Self::database_with("").await
+    }
+
+    /// A fresh, empty database with further options of `CREATE DATABASE`, such as a locale of its own.
+    pub async fn database_with(options: &str) -> TestDatabase {
         // One start per process at most: two tasks of one thread must not wait for each other's file lock.
         static PORT: OnceCell<u16> = OnceCell::const_new();
         let port = *PORT.get_or_init(shared_port).await;
-        let name = create_database(port).await;
+        let name = create_database(port, options).await;
         TestDatabase { url: url(port, &name), drop_by: Some((url(port, "postgres"), name)) }
     }
 }
@@ -95,7 +100,7 @@ impl PrivatePostgres {
 
     /// A fresh, empty database on this server.
     pub async fn database(&self) -> TestDatabase {
-        TestDatabase { url: url(self.port, &create_database(self.port).await), drop_by: None }
+        TestDatabase { url: url(self.port, &create_database(self.port, "").await), drop_by: None }
     }
 
     /// The server's maintenance database, `postgres`.
@@ -228,11 +233,11 @@ fn url(port: u16, database: &str) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/{database}")
 }
 
-async fn create_database(port: u16) -> String {
+async fn create_database(port: u16, options: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let mut server = PgConnection::connect(&url(port, "postgres")).await.expect("the server answers");
-    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} {options}")))
         .execute(&mut server)
         .await
         .expect("a new database");

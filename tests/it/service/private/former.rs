@@ -79,31 +79,44 @@ async fn a_stranger_on_the_port_of_the_version_before_is_left_alone() {
 }
 
 #[tokio::test]
-async fn two_servers_never_run_on_the_same_data_even_if_the_first_hangs_without_a_socket() {
-    let folder = tether::folder("hangs");
+async fn a_start_waits_for_a_former_server_that_has_lost_its_socket_and_not_ended() {
+    let folder = tether::folder("waits");
+    let data = folder.path().join("data");
+    fs::create_dir_all(data.join("redis")).unwrap();
+    // What such a server has for as long as its process lives.
+    let lock = fs::File::create(data.join("redis/lock")).unwrap();
+    lock.try_lock().unwrap();
+    let ends = async {
+        eventually(Duration::from_secs(20), async || {
+            // The step before Redis.
+            if data.join("jwt-secret").exists() { Ok(()) } else { Err("the start has not come so far") }
+        })
+        .await;
+        assert!(!data.join("redis/redis.pid").exists(), "no second server");
+        drop(lock);
+    };
+    let (service, ()) = tokio::join!(start(&data, &[]), ends);
+    assert_eq!(service.redis_cli(&["PING"]), "PONG");
+    // The server that runs now has the lock.
+    let lock = fs::File::open(data.join("redis/lock")).unwrap();
+    assert!(lock.try_lock().is_err());
+    assert_eq!(service.terminate().await, 0);
+    lock.try_lock().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_was_stopped_when_its_service_was_killed_ends_too() {
+    let folder = tether::folder("stopped");
     let data = folder.path().join("data");
     let service = start(&data, &[]).await;
-    let tokens =
-        Api::new(service.base_url()).login_with("admin", &service.printed("admin password: ").unwrap()).await;
+    let api = Api::new(service.base_url());
+    let tokens = api.login_with("admin", &service.printed("admin password: ").unwrap()).await;
     let pid = fs::read_to_string(data.join("redis/redis.pid")).unwrap().trim().parse().unwrap();
     tether::signal(pid, "STOP");
     service.kill9().await;
-    fs::remove_file(data.join("redis/redis.sock")).unwrap();
-    let lock = fs::File::open(data.join("lock")).unwrap();
-    let goes_on = async {
-        // Until the next service has begun.
-        eventually(Duration::from_secs(20), async || {
-            let taken = lock.try_lock().is_err();
-            let _ = lock.unlock();
-            if taken { Ok(()) } else { Err("the next service has not begun") }
-        })
-        .await;
-        assert!(!data.join("redis/redis.sock").exists(), "it waits for the former");
-        tether::signal(pid, "CONT");
-    };
-    let (service, ()) = tokio::join!(start(&data, &[]), goes_on);
-    assert!(!tether::is_alive(pid));
+    tether::signal(pid, "CONT");
+    eventually(Duration::from_secs(10), async || if tether::is_alive(pid) { Err(pid) } else { Ok(()) }).await;
+    let service = start(&data, &[]).await;
     let (status, body, _) = Api::new(service.base_url()).heartbeat(&tokens.access).await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(service.redis_cli(&["PING"]), "PONG", "the former one has not removed its socket");
 }
