@@ -340,7 +340,7 @@ impl Shard {
         let mut over: Vec<_> = self.ended.iter().filter(|(_, until)| **until <= when.now).collect();
         over.sort_unstable_by_key(|(session, until)| (**until, session.as_bytes()));
         let over: Vec<String> = over.into_iter().take(2).map(|(session, _)| session.clone()).collect();
-        over.iter().for_each(|session| drop(self.ended.remove(session)));
+        self.ended.retain(|session, _| !over.contains(session));
     }
 
     fn leave_presence(&mut self, user: UserId, sid: &str, when: When) {
