@@ -300,6 +300,8 @@ pub struct Upkeep {
     pub triggers_enabled: u64,
     /// Whether the sequence of account ids lay behind the accounts and was raised.
     pub ids_raised: bool,
+    /// The largest id that was ever given to an account, as [`super::Store::max_user_id`] gives it.
+    pub largest_id: UserId,
 }
 
 /// One page of the comparison of mirror and history.

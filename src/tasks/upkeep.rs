@@ -31,6 +31,9 @@ static TROUBLE: Trouble = Trouble::new(
 struct Progress {
     /// The table, as [`Upkeep::identity`] names it; empty before the first look.
     identity: String,
+    /// The largest id of an account that was ever seen. A dump that is restored, or a table that is truncated, sets the
+    /// sequence of ids back; tokens of accounts that are lost by that may be good still.
+    largest_id: UserId,
     /// The last account that was compared.
     after: UserId,
     /// Whether the pass goes on without pauses until it is through.
@@ -44,6 +47,7 @@ impl Progress {
             self.identity.clone_from(&upkeep.identity);
             (self.after, self.in_one_go) = (0, true);
         }
+        self.largest_id = self.largest_id.max(upkeep.largest_id);
     }
 }
 
@@ -69,6 +73,13 @@ async fn look(context: &Context, progress: &mut Progress) -> Result<(), StoreErr
     }
     if upkeep.ids_raised {
         tracing::info!("the sequence of account ids lay behind the accounts and was raised");
+    }
+    if upkeep.largest_id < progress.largest_id {
+        context.store.raise_user_id_sequence(progress.largest_id).await?;
+        tracing::warn!(
+            largest = progress.largest_id,
+            "ids that had been given to accounts would have been given again: the sequence of ids was raised past them"
+        );
     }
     progress.note(&upkeep);
     let mut mended = 0;
@@ -96,7 +107,7 @@ mod tests {
     use super::*;
 
     fn upkeep(identity: &str, triggers_enabled: u64) -> Upkeep {
-        Upkeep { identity: identity.into(), triggers_enabled, ids_raised: false }
+        Upkeep { identity: identity.into(), triggers_enabled, ..Upkeep::default() }
     }
 
     #[test]

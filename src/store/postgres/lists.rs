@@ -29,14 +29,14 @@ pub async fn all(
         Place::After(..) => 0,
     };
     let mut sql = Sql::new("");
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         push_found(&mut sql, filter, place, offset);
     } else {
         push_in_order(&mut sql, filter, place, offset);
     }
     push_askers(&mut sql, askers);
     sql.push(total_begin!());
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         sql.push("(SELECT count(*) FROM matching)");
     } else if filter.is_open() {
         sql.push(all_accounts!());
@@ -72,8 +72,7 @@ fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, of
     }
 }
 
-/// The page of a search, which costs more than anything else here and finds few: all texts are looked at once, for the page
-/// and the count alike.
+/// The page of what costs more than anything else here: all accounts are looked at once, for the page and the count alike.
 fn push_found(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
     sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
     push_matching(sql, filter);

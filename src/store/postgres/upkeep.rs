@@ -17,7 +17,8 @@ impl Postgres {
                 look(lease).await
             })
             .await?;
-        let mut upkeep = Upkeep { identity: found.identity, ..Upkeep::default() };
+        let mut upkeep =
+            Upkeep { identity: found.identity, largest_id: found.largest_id, ..Upkeep::default() };
         if found.triggers_are_off {
             upkeep.triggers_enabled = self.with(async |lease| enable_triggers(lease).await).await?;
         }
@@ -50,23 +51,26 @@ pub struct Look {
     pub triggers_are_off: bool,
     /// Whether the sequence of account ids lies behind the largest id.
     pub ids_are_behind: bool,
+    /// See [`crate::store::Upkeep::largest_id`].
+    pub largest_id: UserId,
     /// Whether `user_counts` has grown: rows that arrive by replication add to it.
     pub counts_have_grown: bool,
 }
 
 /// One statement; every part of it reads a few pages at most.
 pub async fn look(lease: &mut PgLease) -> Result<Look> {
-    let row: Option<(String, bool, bool, bool)> = lease
+    let row: Option<(String, bool, i64, i64, bool)> = lease
         .row(query_as(
             "SELECT 'users'::regclass::oid || '.' || pg_relation_filenode('users'), \
              EXISTS (SELECT FROM presence_triggers_off()), \
-             COALESCE((SELECT max(id) FROM users) > \
-             COALESCE(pg_sequence_last_value(pg_get_serial_sequence('users', 'id')::regclass), 0), false), \
+             COALESCE((SELECT max(id) FROM users), 0), \
+             COALESCE(pg_sequence_last_value(pg_get_serial_sequence('users', 'id')::regclass), 0), \
              (SELECT count(*) FROM (SELECT FROM user_counts WHERE block = -1 LIMIT 65) AS slots) > 64",
         ))
         .await?;
-    let (identity, triggers_are_off, ids_are_behind, counts_have_grown) = row.ok_or_else(no_row)?;
-    Ok(Look { identity, triggers_are_off, ids_are_behind, counts_have_grown })
+    let (identity, triggers_are_off, largest, given, counts_have_grown) = row.ok_or_else(no_row)?;
+    let (ids_are_behind, largest_id) = (largest > given, largest.max(given));
+    Ok(Look { identity, triggers_are_off, ids_are_behind, largest_id, counts_have_grown })
 }
 
 /// Puts every trigger of the schema into the state that its name says; returns how many were in another.

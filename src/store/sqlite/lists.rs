@@ -29,14 +29,14 @@ pub async fn all(
         Place::After(..) => 0,
     };
     let mut sql = Sql::new("");
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         push_found(&mut sql, filter, place, offset);
     } else {
         push_in_order(&mut sql, filter, place, offset);
     }
     push_askers(&mut sql, askers);
     sql.push(total_begin!());
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         sql.push("(SELECT count(*) FROM matching)");
     } else if filter.is_open() {
         sql.push(all_accounts!());
@@ -72,8 +72,7 @@ fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, of
     }
 }
 
-/// The page of a search, which costs more than anything else here and finds few: all texts are looked at once, for the page
-/// and the count alike.
+/// The page of what costs more than anything else here: all accounts are looked at once, for the page and the count alike.
 fn push_found(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
     sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
     push_matching(sql, filter);
@@ -130,14 +129,13 @@ fn push_matching(sql: &mut Sql, filter: &AccountFilter) {
     let corrections =
         filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
     if let Some(corrections) = corrections {
-        let pairs: Vec<(UserId, &str)> =
-            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
-        // The limit keeps the rows in a table of their own, and the type of the cast lets it have an index; without
-        // either, each account would be compared with every correction.
-        sql.push(
-            " LEFT JOIN (SELECT CAST(value ->> 0 AS INTEGER) AS user_id, value ->> 1 AS status FROM json_each(",
-        );
-        sql.push_bind(serde_json::json!(pairs).to_string());
+        // An object, whose keys and values come without a further look into it. The limit keeps the rows in a table of
+        // their own, and the type of the cast lets it have an index; without either, each account would be compared with
+        // every correction.
+        let statuses: serde_json::Map<String, serde_json::Value> =
+            corrections.iter().map(|(user, status)| (user.to_string(), status.as_str().into())).collect();
+        sql.push(" LEFT JOIN (SELECT CAST(key AS INTEGER) AS user_id, value AS status FROM json_each(");
+        sql.push_bind(serde_json::Value::Object(statuses).to_string());
         sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
     }
     sql.push(" WHERE true");

@@ -10,14 +10,14 @@ use crate::store::{MirrorPage, Result, Store, Upkeep};
 
 impl Sqlite {
     pub(super) async fn run_upkeep(&self) -> Result<Upkeep> {
-        let (identity, ids_are_behind) = self
+        let (identity, largest, given) = self
             .read(async |lease| {
                 lease.uncounted();
                 look(lease).await
             })
             .await?;
-        let ids_raised = ids_are_behind && self.write(async |lease| raise_ids(lease, 0).await).await?;
-        Ok(Upkeep { identity, triggers_enabled: 0, ids_raised })
+        let ids_raised = largest > given && self.write(async |lease| raise_ids(lease, 0).await).await?;
+        Ok(Upkeep { identity, triggers_enabled: 0, ids_raised, largest_id: largest.max(given) })
     }
 
     pub(super) async fn compare_mirrors(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
@@ -31,17 +31,17 @@ impl Sqlite {
     }
 }
 
-/// The number of the schema, which changes where tables are dropped and made anew, and whether the sequence of account ids
-/// lies behind the largest id.
-async fn look(lease: &mut SqliteLease) -> Result<(String, bool)> {
-    let row: Option<(i64, bool)> = lease
+/// The number of the schema, which changes where tables are dropped and made anew, the largest id of an account, and the
+/// last one that the sequence has given.
+async fn look(lease: &mut SqliteLease) -> Result<(String, UserId, UserId)> {
+    let row: Option<(i64, UserId, UserId)> = lease
         .row(query_as(
-            "SELECT schema_version, coalesce((SELECT max(id) FROM users) > \
-             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'users'), 0), 0) FROM pragma_schema_version",
+            "SELECT schema_version, coalesce((SELECT max(id) FROM users), 0), \
+             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'users'), 0) FROM pragma_schema_version",
         ))
         .await?;
-    let (version, ids_are_behind) = row.ok_or_else(no_row)?;
-    Ok((version.to_string(), ids_are_behind))
+    let (version, largest, given) = row.ok_or_else(no_row)?;
+    Ok((version.to_string(), largest, given))
 }
 
 /// Raises the sequence of account ids to `at_least`, and to the largest id that there is; whether it lay behind.

@@ -14,6 +14,7 @@ mod flood;
 mod import;
 mod lost;
 mod metrics;
+mod others;
 mod punctual;
 mod start;
 mod statements;

@@ -115,6 +115,7 @@ async fn a_sequence_that_explicit_ids_left_behind_is_raised(db: Db) {
     assert_eq!(db.user("third").await, 9_001);
     db.store.delete_account(9_001, None).await.unwrap();
     assert_eq!(db.store.max_user_id().await.unwrap(), 9_001);
+    assert_eq!(db.store.upkeep().await.unwrap().largest_id, 9_001);
     let large = (1_i64 << 53) + 1;
     assert!(db.store.raise_user_id_sequence(large).await.unwrap());
     assert_eq!(db.user("fourth").await, large + 1);
