@@ -13,6 +13,7 @@ mod hashes;
 mod history;
 mod import;
 mod lists;
+mod meaning;
 mod names;
 mod sessions;
 mod trail;
@@ -30,7 +31,7 @@ use sqlx::sqlite::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::lease::{Lease, Tally};
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
     MirrorRow, NameClash, NamesInSql, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
@@ -52,24 +53,6 @@ const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 
 type SqliteLease = Lease<sqlx::Sqlite>;
-
-impl Dialect for sqlx::Sqlite {
-    fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
-        // The low byte of an extended code is the code itself.
-        let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default() & 0xff;
-        match code {
-            // BUSY, LOCKED, IOERR, FULL, CANTOPEN.
-            5 | 6 | 10 | 13 | 14 => Meaning::Unavailable,
-            _ if error.message().contains("users_username_key") => Meaning::Taken("username"),
-            // Which name it is the caller learns (`names::named`).
-            _ if error.message().contains("login_names.name_key") => Meaning::Taken("username"),
-            // A schema that is not there yet.
-            _ if error.message().starts_with("no such table") => Meaning::Unavailable,
-            _ if error.message().contains("users_email_key") => Meaning::Taken("email"),
-            _ => Meaning::Refused,
-        }
-    }
-}
 
 /// The store on SQLite.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ mod doors;
 mod embedded;
 mod ending;
 mod fence;
+mod first_start;
 mod flood;
 mod import;
 mod lost;
