@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::settings::Settings;
+use super::settings::{self, Settings};
 
 /// Who is online, right and on time: a presence service on Redis and SQL.
 #[derive(Debug, Parser)]
@@ -20,6 +20,12 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Reads the command line and the environment, and the files of secrets. Prints what is wrong, or the help, and ends the
+    /// process where there is nothing to run.
+    pub fn read() -> Self {
+        settings::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
     /// The exit code of a command that could not do its work: the doctor's 1 says that it did, and found something.
     pub const fn trouble(&self) -> u8 {
         if matches!(self.command, Some(Command::Doctor(_))) { 2 } else { 1 }

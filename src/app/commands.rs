@@ -8,14 +8,15 @@ use super::cli::{CreateUser, ResetPassword};
 use super::settings::{Secret, Settings};
 use super::{backing, exposure};
 use crate::identity::{self, Identity, Limits};
+use crate::live::LiveSet;
+use crate::model::Escaped;
 use crate::model::login_name::are_equal;
 use crate::store::{NAMES_AT_ONCE, Store};
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
 pub(super) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let store =
-        crate::store::open(&backing::database_url(settings), &crate::store::Options::default()).await?;
+    let store = backing::store(settings).await?;
     let applied = store.migrate().await.context("the schema could not be brought up to date")?;
     if applied.is_empty() {
         println!("the schema is up to date");
@@ -79,7 +80,13 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
             None,
         )
         .await?;
-    println!("created: {} (id {}, {}, {})", account.username, account.id, account.role, account.status);
+    println!(
+        "created: {} (id {}, {}, {})",
+        Escaped(&account.username),
+        account.id,
+        account.role,
+        account.status
+    );
     if made {
         println!("password: {password}");
     }
@@ -135,6 +142,7 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
         let store = backing::store_now(settings).await?;
         let live = &redis.live;
         tokio::time::timeout(backing::REDIS_PATIENCE, live.ready()).await.context(backing::NO_REDIS)??;
+        belong(live, &store).await?;
         let context = backing::context(settings, live, &store);
         let checked = check(&context).await;
         // It may have taken a turn at the stream, under a name that nobody will use again.
@@ -144,6 +152,13 @@ pub(super) async fn check_offline_users(settings: &Settings) -> anyhow::Result<(
     .await;
     redis.close().await;
     outcome
+}
+
+/// Makes sure that Redis and SQL are of one installation.
+pub(super) async fn belong(live: &LiveSet, store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    let id = store.installation().await.context("the installation's id could not be read")?;
+    tokio::time::timeout(backing::REDIS_PATIENCE, live.belong_to(&id)).await.context(backing::NO_REDIS)??;
+    Ok(())
 }
 
 async fn check(context: &Context) -> anyhow::Result<()> {
@@ -169,6 +184,12 @@ async fn check(context: &Context) -> anyhow::Result<()> {
     println!("transitions written to SQL: {}, history rows added: {}", drained.transitions, drained.recorded);
     if drained.others_at_it {
         println!("a running service has transitions in hand and writes them itself");
+    }
+    if drained.users_held > 0 {
+        println!(
+            "another transaction in the database holds the rows of {} user(s): their transitions wait in Redis for it to end",
+            drained.users_held
+        );
     }
     println!("online now: {}", context.live.online_count().await?);
     Ok(())

@@ -3,18 +3,29 @@
 mod backing;
 mod cli;
 mod commands;
+mod data_folder;
 mod doctor;
 mod exposure;
 mod farewell;
 mod first_admin;
 mod import;
+pub mod log;
 mod serve;
 mod settings;
 
 use std::process::ExitCode;
 
+pub use crate::model::Escaped;
 pub use cli::{Cli, Command};
 pub use settings::{Secret, Settings};
+
+use crate::files;
+
+/// Makes sure that no file of this process and its children is open to other users. For the beginning of `main`, before
+/// there is another thread.
+pub fn keep_files_private() {
+    files::restrict_umask();
+}
 
 /// Runs what the command line asks for; the exit code says how it went where there is more to say than done.
 ///

@@ -108,6 +108,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// 429: the caller has more under way at once than one user may.
+    pub fn too_many_at_once() -> Self {
+        Self::overloaded(StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// 500. What went wrong has been logged where this is made.
     pub fn internal() -> Self {
         let detail = "Something went wrong on our side. Try again later.";
@@ -133,6 +138,12 @@ impl Problem {
 
     fn unavailable(who: &str) -> Self {
         let detail = format!("The service cannot reach {who} right now. Try again in a moment.");
+        Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    fn unrecorded() -> Self {
+        let detail =
+            "The record of this action could not be written, so nothing was changed. Try again in a moment.";
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
@@ -196,6 +207,9 @@ impl From<PresenceError> for Problem {
                 Self::refuses()
             }
             PresenceError::Overloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
+            PresenceError::Store(error) if error.is_busy() => {
+                Self::overloaded(StatusCode::SERVICE_UNAVAILABLE)
+            }
             PresenceError::Store(error) => from_store(error.is_unavailable(), &error),
         }
     }
@@ -227,15 +241,23 @@ impl From<IdentityError> for Problem {
                 "This refresh token had been used before, so its session has been ended. {LOG_IN_AGAIN}"
             )),
             IdentityError::SessionEnded => Self::session_ended(),
+            IdentityError::SessionTooOld(_) => Self::bad_token(format!(
+                "This session has reached its greatest age and has been ended. {LOG_IN_AGAIN}"
+            )),
             IdentityError::ForeignRefresh => Self::new(
                 StatusCode::FORBIDDEN,
                 "This refresh token belongs to another session. Send that of the session you are logging out of.",
             ),
             IdentityError::TooMany { retry_after } => Self::too_many(retry_after),
             IdentityError::Overloaded => Self::overloaded(StatusCode::TOO_MANY_REQUESTS),
+            IdentityError::TokensOverloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
             IdentityError::Internal(reason) => {
                 tracing::error!(reason, "a request failed");
                 Self::internal()
+            }
+            IdentityError::Unrecorded(error) => {
+                tracing::error!(%error, "an administrator's action was not taken");
+                Self::unrecorded()
             }
             IdentityError::Store(error) => from_store(error.is_unavailable(), &error),
         }
@@ -327,6 +349,7 @@ mod tests {
             (IdentityError::SessionEnded.into(), 401),
             (IdentityError::ForeignRefresh.into(), 403),
             (IdentityError::Overloaded.into(), 429),
+            (IdentityError::TokensOverloaded.into(), 503),
             (IdentityError::NoAdministrator.into(), 503),
             (IdentityError::TooMany { retry_after: Duration::from_micros(1) }.into(), 429),
             (IdentityError::Internal("secret inside".into()).into(), 500),

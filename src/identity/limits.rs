@@ -6,7 +6,9 @@
 //! A login is counted by the login name that was typed, in its folded form, whether or not an account has it: a count by
 //! account would answer 429 for an e-mail address whose username was tried before, and so prove that the two belong
 //! together. A client that knows both names of an account has twice the tries, and no more: an account has two names, and
-//! all spellings of one are counted together. A correct login forgets the count of the name that was typed. A client that
+//! all spellings of one are counted together. A correct login forgets the count of the tries by the name that was typed, but
+//! not that of `login:total`, which bounds how many sessions are begun by one name, from however many addresses. Both are
+//! asked before the password is looked at, so that a refusal tells nothing of it. A client that
 //! goes on guessing keeps the owner from a *new* login by that name meanwhile, and for one interval of the limit after
 //! (some seconds by default); running sessions go on. A count per address and name would let a client with many addresses
 //! guess without a bound.
@@ -41,8 +43,10 @@ const TIDY: Duration = Duration::from_secs(1);
 pub enum Limited {
     /// Logins from one address.
     LoginAddress,
-    /// Logins by one name, whether or not an account has it.
+    /// Logins by one name, whether or not an account has it, since the last correct one.
     LoginAccount,
+    /// All logins by one name, correct ones too.
+    LoginTotal,
     /// Registrations from one address.
     RegisterAddress,
     /// Refreshes from one address.
@@ -51,19 +55,28 @@ pub enum Limited {
     RefreshAccount,
 }
 
-const WORDS: [&str; 5] =
-    ["login:address", "login:account", "register:address", "refresh:address", "refresh:account"];
+/// How many limits there are.
+const LIMITS: usize = 6;
+
+const WORDS: [&str; LIMITS] = [
+    "login:address",
+    "login:account",
+    "login:total",
+    "register:address",
+    "refresh:address",
+    "refresh:account",
+];
 
 /// Generous to an office behind one address.
-const DEFAULTS: [&str; 5] = ["60/1m", "10/1m", "30/5m", "600/1m", "60/1m"];
+const DEFAULTS: [&str; LIMITS] = ["60/1m", "10/1m", "60/1m", "30/5m", "600/1m", "60/1m"];
 
 /// The figures of all limits; one that is `None` is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures([Option<Limit>; 5]);
+pub struct Figures([Option<Limit>; LIMITS]);
 
 impl Figures {
     /// No limits.
-    pub const OFF: Self = Self([None; 5]);
+    pub const OFF: Self = Self([None; LIMITS]);
 }
 
 impl Default for Figures {
@@ -119,7 +132,7 @@ pub struct Limits {
     live: Option<LiveSet>,
     own: Mutex<Own>,
     left_alone_until: Mutex<Option<Instant>>,
-    refused: Counters<5>,
+    refused: Counters<LIMITS>,
 }
 
 impl Limits {
@@ -137,6 +150,11 @@ impl Limits {
     /// No limits: for whoever is no client.
     pub fn off() -> Self {
         Self::new(Figures::OFF, None)
+    }
+
+    /// The Redis that counts.
+    pub(super) const fn live(&self) -> Option<&LiveSet> {
+        self.live.as_ref()
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -308,7 +326,7 @@ mod tests {
         assert!(Figures::default().0.iter().all(Option::is_some));
         let some: Figures = "login:address=5/10s, refresh:account=off".parse().unwrap();
         assert_eq!(some.0[0], "5/10s".parse().ok());
-        assert_eq!((some.0[1], some.0[4]), (Figures::default().0[1], None));
+        assert_eq!((some.0[1], some.0[5]), (Figures::default().0[1], None));
         for (bad, must_say) in [
             ("", "must be on, off, or a list"),
             ("On", "must be on, off, or a list"),

@@ -22,10 +22,19 @@ static FOLLOW_TROUBLE: Trouble =
 pub(super) async fn run(context: &Context, names: &Notify) {
     let mut watched = true;
     loop {
+        let mut accounts = true;
         match context.store.wait_for_account_change(ROUND).await {
-            Ok(()) => {
+            Ok(woken) => {
                 WATCH_TROUBLE.over();
+                if !watched {
+                    // The database may be another by now: one that took its place, or a dump that was restored.
+                    context.presence.doubt_blocklist();
+                }
                 watched = true;
+                accounts = woken.accounts;
+                if woken.sessions {
+                    context.presence.sessions_may_have_ended();
+                }
             }
             // A watch that broke is set up anew at once; only where that fails, too, it takes its time.
             Err(error) => {
@@ -35,6 +44,9 @@ pub(super) async fn run(context: &Context, names: &Notify) {
                 }
                 watched = false;
             }
+        }
+        if !accounts {
+            continue;
         }
         // The wake-up is spent: until the log was followed there is nothing else to wait for.
         while let Err(error) = follow(context).await {

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Context, SweepNow};
 use crate::live::{LiveError, LiveSet};
+use crate::model::Millis;
 use crate::presence::Trouble;
 
 /// Deadlines claimed in one call: some 5 ms of Redis's time.
@@ -17,6 +18,9 @@ const CHUNK: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(40);
 /// The longest sleep: a deadline can come nearer without a word, where a session ends and leaves an older one.
 const NAP: Duration = Duration::from_millis(500);
+
+/// Between two passes over deadlines that lie too far ahead: a longer TTL of a former start makes them, too.
+const AHEAD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a sweep found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +31,10 @@ pub struct Swept {
     pub claimed: u64,
     /// Members of the live set that were no user ids, and were dropped.
     pub strays: u64,
+    /// Redis's time of the last look.
+    pub now: Millis,
+    /// Whether some deadline is later than a heartbeat of now could make it.
+    pub ahead: bool,
     /// Whether a shard's fence does not stand: Redis was restarted or has lost its data, and nothing was claimed.
     pub unfenced: bool,
 }
@@ -34,10 +42,15 @@ pub struct Swept {
 pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
     static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
     let mut trouble = TROUBLE.share();
+    let mut look_ahead = Instant::now();
     loop {
         let sleep = match look(&context.live, shard).await {
             Ok((swept, next)) => {
                 trouble.over();
+                if swept.ahead && look_ahead <= Instant::now() {
+                    look_ahead = Instant::now() + AHEAD_AGAIN;
+                    bring_back(&context.live, shard, swept.now).await;
+                }
                 context.counts.claimed_by_sweeper(swept.claimed);
                 if swept.unfenced {
                     // Redis has forgotten something, whether or not the connection told of it.
@@ -51,6 +64,18 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
             }
         };
         let _ = timeout(sleep, now.notified()).await;
+    }
+}
+
+/// Brings users back whose heartbeats lie ahead of Redis's clock, which was ahead for a while and has been set right.
+async fn bring_back(live: &LiveSet, shard: u32, now: Millis) {
+    match live.bring_back_from_ahead(shard, now).await {
+        Ok(0) => {}
+        Ok(users) => {
+            tracing::warn!(users, shard, "Redis's clock was set back: heartbeats from ahead count as of now")
+        }
+        // The next look tries again.
+        Err(error) => tracing::debug!(%error, "deadlines that lie ahead could not be brought back"),
     }
 }
 
@@ -75,7 +100,13 @@ pub async fn sweep_once(live: &LiveSet) -> Result<Swept, LiveError> {
 /// Claims what has passed, a chunk at most; returns how long to sleep then, zero where there is more.
 async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError> {
     let due = live.due(shard, CHUNK).await?;
-    let mut swept = Swept { passed: due.passed.len() as u64, unfenced: !due.fenced, ..Swept::default() };
+    let mut swept = Swept {
+        passed: due.passed.len() as u64,
+        unfenced: !due.fenced,
+        now: due.now,
+        ahead: due.is_ahead,
+        ..Swept::default()
+    };
     if !due.strays.is_empty() {
         tracing::warn!(
             count = due.strays.len(),

@@ -127,7 +127,12 @@ impl<'a> Patient<'a> {
     /// The sessions that have ended by SQL of which tokens may still come.
     pub(super) async fn ended_sessions(&self) -> anyhow::Result<Vec<(UserId, SessionId)>> {
         let span_ms = i64::try_from(self.access_ttl.as_millis()).unwrap_or(i64::MAX);
-        let since = Millis::from_utc(chrono::Utc::now()).plus(-span_ms);
+        let live = &self.context.live;
+        let mut earliest = Millis(i64::MAX);
+        for shard in live.shards() {
+            earliest = earliest.min(patiently(async || live.now(shard).await).await?);
+        }
+        let since = earliest.plus(-span_ms);
         let mut ended = patiently(async || self.context.store.sessions_ended_since(since).await).await?;
         ended.retain(|(user, _)| self.can_be_asked(self.shard_of(*user)));
         Ok(ended)

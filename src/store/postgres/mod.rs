@@ -1,19 +1,22 @@
 //! PostgreSQL: the production database. Any number of processes share it.
 //!
-//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. Transactions that touch several rows of `users`
-//! lock them in ascending order of ids, so none waits in a circle; all run at READ COMMITTED, whatever the server's
-//! default, because a look behind a lock must see what its last holder wrote.
+//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. No transaction waits for another one while it holds
+//! locks ([`calls`]); all run at READ COMMITTED, whatever the server's default, because a look behind a lock must see what
+//! its last holder wrote.
 
 mod accounts;
 mod audit;
+mod calls;
 mod changes;
 mod hashes;
 mod history;
 mod import;
 mod lists;
 mod names;
+mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,16 +26,19 @@ use async_trait::async_trait;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::scans::ScanLane;
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NameClash, NamesInSql, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
-    Rotation, RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList,
+    SetAside, Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
+use calls::LOCK_WAIT;
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -45,9 +51,15 @@ const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
 const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Migrations may take this long once the server has answered.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
+/// A migration waits for a lock no longer than this, and tries again after a pause: what waits for a whole table keeps
+/// every other application waiting behind it.
+const MIGRATE_LOCK_WAIT: Duration = Duration::from_millis(500);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
 /// `Sync`) is no statement.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// Has the server look so often, in the midst of a statement, whether its client is still there. Unless it looks it computes
+/// to the end, and for nobody. Not every server can (those on Windows cannot); then `statement_timeout` ends it.
+const NOTICE_A_LOST_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
 
 type PgLease = Lease<sqlx::Postgres>;
 
@@ -57,9 +69,10 @@ impl Dialect for sqlx::Postgres {
             // Of `login_names_key` the caller learns which name it is (`names::named`).
             (Some("users_username_key" | "login_names_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
-            // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
-            // a standby; and a schema that is not there yet.
-            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
+            // No lock in time, deadlock, could not serialise.
+            (_, "55P03" | "40P01" | "40001") => Meaning::Locked,
+            // Cancelled, idle too long, and a server that has become a standby; and a schema that is not there yet.
+            (_, "57014" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
             // Connection lost, out of resources, shutting down or starting up.
             (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => {
                 Meaning::Unavailable
@@ -73,6 +86,9 @@ impl Dialect for sqlx::Postgres {
 #[derive(Debug)]
 pub struct Postgres {
     pool: PgPool,
+    /// For statements that read every account.
+    scan_pool: PgPool,
+    scans: ScanLane,
     connect: PgConnectOptions,
     timeout: Duration,
     tally: Arc<Tally>,
@@ -85,50 +101,76 @@ impl Postgres {
         let connect = PgConnectOptions::from_str(url)
             .map_err(|error| StoreError::Url(error.to_string()))?
             .application_name("presenced");
-        let statement_timeout = options.timeout.as_millis().max(1).to_string();
+        let [statement_timeout, lock_timeout] =
+            [options.timeout, LOCK_WAIT].map(|bound| bound.as_millis().max(1).to_string());
         let tally = Tally::new();
-        let health = Arc::clone(&tally);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections.max(1))
-            .acquire_timeout(options.timeout)
-            // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
-            // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
-            // costs one failed call and not one for each connection.
-            .test_before_acquire(false)
-            .before_acquire(move |connection, meta| {
-                let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
-                Box::pin(async move {
-                    if suspect {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
+        let bounded = connect
+            .clone()
+            .options([("statement_timeout", statement_timeout), ("lock_timeout", lock_timeout)]);
+        let pool = |connections: u32| {
+            let health = Arc::clone(&tally);
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.timeout)
+                // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
+                // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
+                // costs one failed call and not one for each connection.
+                .test_before_acquire(false)
+                .before_acquire(move |connection, meta| {
+                    let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
+                    Box::pin(async move {
+                        if suspect {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
                 })
+        };
+        let scans = ScanLane::new(options, u32::MAX);
+        let scan_pool = pool(scans.connections()).after_connect(|connection, _| {
+            Box::pin(async move {
+                match sqlx::raw_sql(NOTICE_A_LOST_CLIENT).execute(connection).await {
+                    Err(sqlx::Error::Database(error)) => {
+                        tracing::debug!(%error, "the server does not notice a client that is lost");
+                        Ok(())
+                    }
+                    other => other.map(drop),
+                }
             })
-            .connect_lazy_with(connect.clone().options([("statement_timeout", statement_timeout)]));
+        });
+        let scan_pool = scan_pool.connect_lazy_with(bounded.clone());
+        let pool = pool(options.max_connections.max(1)).connect_lazy_with(bounded);
         let watch = Watch::new(connect.clone(), options.timeout);
-        Ok(Self { pool, connect, timeout: options.timeout, tally, watch })
+        Ok(Self { pool, scan_pool, scans, connect, timeout: options.timeout, tally, watch })
     }
 
-    /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
-    async fn with<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
-        self.within(self.timeout, work).await
-    }
-
-    async fn within<T>(
-        &self,
-        bound: Duration,
-        work: impl AsyncFnOnce(&mut PgLease) -> Result<T>,
-    ) -> Result<T> {
-        let bounded = timeout(bound, async {
-            let mut lease = Lease::take(&self.pool, &self.tally).await?;
+    /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
+    /// within the store's bound. A caller who gives up takes the connection along, and the server ends the statement.
+    async fn scan<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
+        let bounded = timeout(self.timeout, async {
+            let _place = self.scans.enter().await?;
+            let mut lease = Lease::take(&self.scan_pool, &self.tally).await?;
             work(&mut lease).await
         });
         bounded.await.unwrap_or_else(|_| Err(too_slow()))
     }
 
-    /// Migrates on a connection of its own, because a migration may take longer than any statement of the service.
+    /// Migrates; again and again while another transaction holds a table, or another process migrates.
     async fn run_migrations(&self) -> Result<Vec<String>> {
-        let connecting = timeout(self.timeout, PgConnection::connect_with(&self.connect)).await;
+        let until = Instant::now() + MIGRATE_TIMEOUT;
+        loop {
+            match self.try_migrations().await {
+                Err(StoreError::Locked(_)) if Instant::now() < until => sleep(MIGRATE_LOCK_WAIT).await,
+                migrated => return migrated,
+            }
+        }
+    }
+
+    /// On a connection of its own, because a migration may take longer than any statement of the service.
+    async fn try_migrations(&self) -> Result<Vec<String>> {
+        let bound = MIGRATE_LOCK_WAIT.as_millis().to_string();
+        let connect = self.connect.clone().options([("lock_timeout", bound)]);
+        let connecting = timeout(self.timeout, PgConnection::connect_with(&connect)).await;
         let mut connection =
             connecting.map_err(|_| too_slow())?.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         self.tally.count(1);
@@ -176,6 +218,12 @@ impl Store for Postgres {
 
     fn statements(&self) -> u64 {
         self.tally.statements()
+    }
+
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.with(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
     }
 
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
@@ -231,7 +279,8 @@ impl Store for Postgres {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut PgLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.with(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -240,7 +289,7 @@ impl Store for Postgres {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {
@@ -301,32 +350,46 @@ impl Store for Postgres {
     }
 
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
-        let prune = self.watch.prune_is_due();
-        self.with(async |lease| changes::since(lease, since, prune).await).await
+        self.with(async |lease| changes::since(lease, since).await).await
     }
 
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+        // Run from its start again where it met a lock: from the range as it was.
+        let before = &*range;
+        let page = self.with(async |lease| {
+            let mut after = before.clone();
+            Ok((changes::page(lease, &mut after).await?, after))
+        });
+        let (users, after) = page.await?;
+        *range = after;
+        if self.watch.prune_is_due() {
+            // A failure costs nothing but space, and the next hour tries again.
+            let pruned = self.with(async |lease| changes::prune(lease, &range.since).await).await;
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "the log of account changes was not pruned");
+            }
+        }
+        Ok(users)
+    }
+
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {
         self.watch.wait(Instant::now() + timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<bool> {
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>> {
         self.with(async |lease| sessions::create(lease, new).await).await
     }
 
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
-        self.with(async |lease| sessions::of_user(lease, user, now).await).await
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+        self.with(async |lease| sessions::of_user(lease, user, now, page).await).await
     }
 
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
         self.with(async |lease| sessions::rotate(lease, request).await).await
     }
 
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
-        self.with(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
-    }
-
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
-        self.with(async |lease| sessions::end(lease, user, None, now).await).await
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended> {
+        self.with(async |lease| sessions::end(lease, end).await).await
     }
 
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
@@ -334,32 +397,47 @@ impl Store for Postgres {
     }
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-        self.with(async |lease| sessions::ended_since(lease, since).await).await
+        self.with(async |lease| session_ends::since(lease, since).await).await
     }
 
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds> {
+        self.with(async |lease| session_ends::untold(lease, after).await).await
+    }
+
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        self.with(async |lease| sessions::ended_of(lease, users, since).await).await
+        self.with(async |lease| session_ends::untold_of(lease, users).await).await
+    }
+
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64> {
+        if told.is_empty() {
+            return Ok(0);
+        }
+        self.with(async |lease| session_ends::told(lease, told).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
         self.with(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.with(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch, now).await).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -401,5 +479,21 @@ impl Store for Postgres {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.with(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.with(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

@@ -137,7 +137,6 @@ async fn delete_in_transaction(lease: &mut SqliteLease, id: UserId, by: Option<&
     let Some(before) = by_ids(lease, &[id]).await?.pop() else { return Ok(false) };
     trail::refuse_the_last(&administrators, &before, None)?;
     lease.execute(query("DELETE FROM users WHERE id = ?1").bind(id)).await?;
-    lease.execute(query("DELETE FROM presence_transitions WHERE user_id = ?1").bind(id)).await?;
     if let Some(by) = by {
         trail::add(lease, by, &Deed::of_account(Some(&before), None, false)).await?;
     }

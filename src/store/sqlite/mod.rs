@@ -9,17 +9,20 @@
 mod accounts;
 mod audit;
 mod changes;
+mod file;
 mod hashes;
 mod history;
 mod import;
+mod interrupt;
 mod lists;
 mod meaning;
 mod names;
+mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
-use std::path::Path;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,13 +35,15 @@ use sqlx::sqlite::{
 use tokio::time::{Instant, timeout};
 
 use super::lease::{Lease, Tally};
+use super::scans::ScanLane;
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NameClash, NamesInSql, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result,
-    Rotation, RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    Options, PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList,
+    SetAside, Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken, schema,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 use changes::Watch;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -59,26 +64,35 @@ type SqliteLease = Lease<sqlx::Sqlite>;
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// For statements that read every account.
+    scan_readers: SqlitePool,
+    scans: ScanLane,
     timeout: Duration,
     tally: Arc<Tally>,
     watch: Watch,
 }
 
+/// The file that a URL names, where it is one of SQLite's.
+pub(super) fn file_of(url: &str) -> Result<Option<PathBuf>> {
+    if !url.starts_with("sqlite:") {
+        return Ok(None);
+    }
+    Ok(Some(file::from_url(url)?.get_filename().to_owned()))
+}
+
 impl Sqlite {
-    /// Opens the file, and makes it and its folder where they are missing.
+    /// Opens the file that a URL names, and makes it and its folder where they are missing, for this user alone.
     pub async fn open(url: &str, options: &Options) -> Result<Self> {
-        let connect =
-            SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-        let path = connect.get_filename().to_owned();
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Url(
-                "a database in memory cannot be shared by several connections".into(),
-            ));
-        }
-        if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-            let made = tokio::fs::create_dir_all(folder).await;
-            made.map_err(|error| StoreError::Url(format!("the folder {}: {error}", folder.display())))?;
-        }
+        Self::connect(file::from_url(url)?, options).await
+    }
+
+    /// [`Self::open`] by a path, which may have any character.
+    pub async fn open_file(path: &Path, options: &Options) -> Result<Self> {
+        Self::connect(file::at(path)?, options).await
+    }
+
+    async fn connect(connect: SqliteConnectOptions, options: &Options) -> Result<Self> {
+        file::make_private(connect.get_filename())?;
         let connect = connect
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -100,8 +114,12 @@ impl Sqlite {
         // The first connection makes the file, so that readers find one.
         drop(writer.acquire().await.map_err(|error| StoreError::Unavailable(Box::new(error)))?);
         let readers = pool(options.max_connections.max(1)).connect_lazy_with(reader.clone());
-        let watch = Watch::new(reader);
-        Ok(Self { writer, readers, timeout: options.timeout, tally: Tally::new(), watch })
+        // A scan computes in this process: a core is left to everything else.
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1));
+        let scans = ScanLane::new(options, u32::try_from(cores).unwrap_or(u32::MAX));
+        let scan_readers = pool(scans.connections()).connect_lazy_with(reader.clone());
+        let (watch, tally) = (Watch::new(reader), Tally::new());
+        Ok(Self { writer, readers, scan_readers, scans, timeout: options.timeout, tally, watch })
     }
 
     async fn read<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
@@ -128,6 +146,20 @@ impl Sqlite {
         let bounded = timeout(bound, async {
             let mut lease = Lease::take(pool, &self.tally).await?;
             work(&mut lease).await
+        });
+        bounded.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
+    /// within the store's bound. It ends in the database, too, when its caller gives up.
+    async fn scan<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
+        let bounded = timeout(self.timeout, async {
+            let _place = self.scans.enter().await?;
+            let mut lease = Lease::take(&self.scan_readers, &self.tally).await?;
+            let abandoned = interrupt::when_dropped(&mut lease).await?;
+            let outcome = work(&mut lease).await;
+            abandoned.disarm();
+            outcome
         });
         bounded.await.unwrap_or_else(|_| Err(too_slow()))
     }
@@ -184,6 +216,12 @@ impl Store for Sqlite {
 
     fn statements(&self) -> u64 {
         self.tally.statements()
+    }
+
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.read(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
     }
 
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
@@ -247,7 +285,8 @@ impl Store for Sqlite {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut SqliteLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.read(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -256,7 +295,7 @@ impl Store for Sqlite {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {
@@ -326,39 +365,39 @@ impl Store for Sqlite {
     }
 
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
-        let changes = self.read(async |lease| changes::since(lease, since).await).await?;
+        self.read(async |lease| changes::since(lease, since).await).await
+    }
+
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+        let users = self.read(async |lease| changes::page(lease, range).await).await?;
         if self.watch.prune_is_due() {
             // Costs nothing but space where it fails, and the next hour tries again.
-            let pruned = self.write(async |lease| changes::prune(lease, since).await).await;
+            let pruned = self.write(async |lease| changes::prune(lease, &range.since).await).await;
             if let Err(error) = pruned {
                 tracing::warn!(%error, "the log of account changes was not pruned");
             }
         }
-        Ok(changes)
+        Ok(users)
     }
 
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {
         self.watch.wait(Instant::now() + timeout, self.timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<bool> {
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>> {
         self.write(async |lease| sessions::create(lease, new).await).await
     }
 
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
-        self.read(async |lease| sessions::of_user(lease, user, now).await).await
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+        self.read(async |lease| sessions::of_user(lease, user, now, page).await).await
     }
 
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
         self.write(async |lease| sessions::rotate(lease, request).await).await
     }
 
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
-        self.write(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
-    }
-
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
-        self.write(async |lease| sessions::end(lease, user, None, now).await).await
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended> {
+        self.write(async |lease| sessions::end(lease, end).await).await
     }
 
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
@@ -366,33 +405,48 @@ impl Store for Sqlite {
     }
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-        self.read(async |lease| sessions::ended_since(lease, since).await).await
+        self.read(async |lease| session_ends::since(lease, since).await).await
     }
 
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds> {
+        self.read(async |lease| session_ends::untold(lease, after).await).await
+    }
+
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        self.read(async |lease| sessions::ended_of(lease, users, since).await).await
+        self.read(async |lease| session_ends::untold_of(lease, users).await).await
+    }
+
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64> {
+        if told.is_empty() {
+            return Ok(0);
+        }
+        self.write(async |lease| session_ends::told(lease, told).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
         self.read(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.read(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await)
-            .await
+        let record = async |lease: &mut SqliteLease| history::record(lease, shard, batch, now).await;
+        self.within(BATCH_TIMEOUT, &self.writer, record).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -435,5 +489,21 @@ impl Store for Sqlite {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.read(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.write(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

@@ -75,7 +75,7 @@ const REFUSED: [&str; 13] = [
 async fn surroundings(stage: &Stage) -> (BTreeSet<String>, Vec<Vec<String>>) {
     let keys = stage.redis.cli(&["KEYS", "*"]);
     let shape = |key: &str| key.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
-    let keys = keys.lines().map(shape).filter(|key| !key.contains(":ended:")).collect();
+    let keys = keys.lines().map(shape).collect();
     let tables =
         ["login_sessions", "refresh_tokens", "presence_transitions", "account_changes", "admin_actions"];
     let mut counts = Vec::new();

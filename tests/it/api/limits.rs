@@ -72,6 +72,25 @@ async fn tries_by_one_name_are_limited_and_the_time_that_is_told_is_the_truth() 
     seconds(&login(&stage, "ada", "no").await);
 }
 
+/// Each correct login begins a session: one account does not begin them without end, from however many addresses.
+#[tokio::test]
+async fn correct_logins_of_one_account_are_limited_too() {
+    let stage = Stage::with(Engine::Sqlite, limits("login:address=off,login:total=4/1h")).await;
+    stage.api.register("ada").await;
+    stage.api.register("bob").await;
+    for _ in 0..3 {
+        assert_eq!(login(&stage, "ada", PASSWORD).await.0, 200);
+    }
+    problem(&login(&stage, "ada@example.org", "no").await, 401);
+    // Right or wrong, which of the two it is is not told.
+    for password in [PASSWORD, "no"] {
+        let refused = login(&stage, "ada", password).await;
+        assert!((890..=900).contains(&seconds(&refused)), "{refused:?}");
+    }
+    assert_eq!(login(&stage, "bob", PASSWORD).await.0, 200, "another account is another count");
+    assert_eq!(stage.redis.cli(&["EXISTS", "presence:limit:login:total:2"]), "1");
+}
+
 #[tokio::test]
 async fn registrations_and_refreshes_are_limited_each_by_itself() {
     let figures = "login:address=off,register:address=1/1h,refresh:address=4/1h,refresh:account=2/1h";

@@ -17,6 +17,12 @@ const HEALED_MS: i64 = 5_000;
 const AT_ONCE_MS: i64 = 1_000;
 
 impl Terms {
+    /// The terms of one user: without the faults that only others may notice.
+    pub fn of(&self, user: i64) -> Self {
+        let concerns = |fault: &&Fault| fault.only.as_ref().is_none_or(|only| only.contains(&user));
+        Self { faults: self.faults.iter().filter(concerns).cloned().collect(), ..self.clone() }
+    }
+
     /// Where a span meets a fault or its aftermath: when the last such fault had healed.
     fn healed(&self, span: Span) -> Option<i64> {
         let meets = |fault: &&Fault| {
@@ -276,7 +282,8 @@ mod tests {
     }
 
     fn loss(since: i64, from: i64, to: i64) -> Fault {
-        Fault { name: "loss".into(), span: Span { from, to }, aftermath_ms: 0, forgot_since: Some(since) }
+        let span = Span { from, to };
+        Fault { name: "loss".into(), span, aftermath_ms: 0, forgot_since: Some(since), only: None }
     }
 
     #[test]

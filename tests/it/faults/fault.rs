@@ -1,13 +1,15 @@
 //! The faults: each does its harm, waits a while, and heals it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, sleep_until};
 
 use super::crowd::now;
 use super::ledger::{Fault, Span};
-use super::world::{INSTANCES, World};
+use super::world::{INSTANCES, USERS, World};
 use crate::support::dice::Dice;
 
 /// Every kind of fault. A round draws a few.
@@ -31,10 +33,14 @@ pub enum Kind {
     PausePostgres,
     CutBackends,
     CutPostgresMidCommand,
+    SaveStaleRows,
+    ForgetRowLock,
+    EvictKeys,
+    StepSqlClock,
 }
 
 impl Kind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::KillInstance,
         Self::StopInstance,
         Self::PauseInstance,
@@ -53,6 +59,10 @@ impl Kind {
         Self::PausePostgres,
         Self::CutBackends,
         Self::CutPostgresMidCommand,
+        Self::SaveStaleRows,
+        Self::ForgetRowLock,
+        Self::EvictKeys,
+        Self::StepSqlClock,
     ];
 
     /// The fault of this name, as it is written here.
@@ -63,7 +73,7 @@ impl Kind {
 
     const fn aftermath_ms(self) -> i64 {
         match self {
-            Self::FlushScripts | Self::MuteEvents => 0,
+            Self::FlushScripts | Self::MuteEvents | Self::SaveStaleRows | Self::StepSqlClock => 0,
             Self::CutSubscribers | Self::CutClients | Self::CutRedisMidCommand => 1_000,
             // The turn of a persister that is gone is respected for 3 s.
             Self::KillInstance | Self::StopInstance | Self::PauseInstance => 3_500,
@@ -83,11 +93,63 @@ pub async fn last(ms: i64) {
     sleep_until(Instant::now() + Duration::from_millis(ms.unsigned_abs())).await;
 }
 
+/// How long a transition may be in the stream before SQL has it, ms.
+const IN_THE_STREAM_MS: i64 = 500;
+/// How far SQL's clock is stepped at most, s.
+const CLOCK_STEP_S: i64 = 1_800;
+
+/// As an ORM does: loads rows, thinks a while, and writes all columns back.
+async fn save_stale_rows(world: &World, dice: &mut Dice) {
+    let first = dice.between(2, USERS - 40);
+    let loaded = world
+        .sql
+        .rows(&format!(
+            "SELECT id::text, email, online_status, last_seen::text, presence_version::text FROM users \
+             WHERE id BETWEEN {first} AND {}",
+            first + 40
+        ))
+        .await;
+    last(dice.between(100, 1_500)).await;
+    for row in loaded {
+        let seen = if row[3].is_empty() { "NULL".to_owned() } else { format!("'{}'", row[3]) };
+        let save = format!(
+            "UPDATE users SET email = '{}', online_status = '{}', last_seen = {seen}, presence_version = {} WHERE id = {}",
+            row[1], row[2], row[4], row[0]
+        );
+        world.sql.try_run(&save).await;
+    }
+}
+
+/// A transaction of another application that locks some rows and is forgotten; whose rows they were.
+async fn forget_row_lock(world: &World, dice: &mut Dice) -> BTreeSet<i64> {
+    let users: BTreeSet<i64> = (0..5).map(|_| dice.between(2, USERS)).collect();
+    let ids = users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut session = PgConnection::connect(&world.direct_url).await.unwrap();
+    let lock = format!("BEGIN; UPDATE users SET email = email WHERE id IN ({ids})");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut session).await.unwrap();
+    last(dice.between(500, 4_000)).await;
+    // Gone with its connection, as forgotten ones go.
+    drop(session);
+    users
+}
+
+/// What a server that is short of memory does: a few keys are gone, whichever they are.
+fn evict(world: &World, dice: &mut Dice) {
+    const BOOKKEEPING: [&str; 9] =
+        ["blocked", "ended", "live", "transitions", "fence", "moves", "heard", "epoch", "installation"];
+    let named = BOOKKEEPING[usize::try_from(dice.roll(BOOKKEEPING.len() as u64)).unwrap()];
+    world.redis.cli(&["DEL", &format!("presence:{{0}}:{named}")]);
+    for _ in 0..dice.between(0, 10) {
+        let key = world.redis.cli(&["RANDOMKEY"]);
+        world.redis.cli(&["DEL", &key]);
+    }
+}
+
 /// Injects one fault and heals it.
 pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice) -> Fault {
     let from = now();
     let which = usize::try_from(dice.roll(INSTANCES as u64)).unwrap();
-    let mut forgot_since = None;
+    let (mut forgot_since, mut only) = (None, None);
     let redis = |world: &World, arguments: &[&str]| drop(world.redis.cli(arguments));
     match kind {
         Kind::KillInstance => {
@@ -167,8 +229,21 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
                 last(dice.between(1, 150)).await;
             }
         }
+        Kind::SaveStaleRows => save_stale_rows(world, dice).await,
+        Kind::ForgetRowLock => only = Some(forget_row_lock(world, dice).await),
+        Kind::EvictKeys => {
+            evict(world, dice);
+            // What was on its way to SQL may have been in the stream that went.
+            forgot_since = Some(from - IN_THE_STREAM_MS);
+        }
+        Kind::StepSqlClock => {
+            world.sql_clock.set(dice.between(-CLOCK_STEP_S, CLOCK_STEP_S));
+            last(dice.between(300, 2_500)).await;
+            world.sql_clock.set(0);
+        }
     }
     Fault {
+        only,
         name: format!("{kind:?}"),
         span: Span { from, to: now() },
         aftermath_ms: kind.aftermath_ms(),

@@ -97,6 +97,8 @@ pub struct Fault {
     pub aftermath_ms: i64,
     /// From when on Redis forgot what it was told: the instant of the copy that it came back with, or of its first life.
     pub forgot_since: Option<i64>,
+    /// The only users whom it may concern; `None` for all.
+    pub only: Option<std::collections::BTreeSet<i64>>,
 }
 
 impl Fault {

@@ -97,7 +97,7 @@ async fn round(
         (told.beats, told.sent) = order.into_iter().unzip();
         let rows = rows.get(user).map_or(&[][..], Vec::as_slice);
         wrong.extend(
-            check(told, rows, &terms, &mut checked)
+            check(told, rows, &terms.of(*user), &mut checked)
                 .into_iter()
                 .map(|line| format!("user {user}: {line}\n    {told:?}\n    {rows:?}")),
         );
@@ -247,6 +247,16 @@ async fn nothing_is_lost_doubled_late_or_risen_when_instances_and_connections_fa
 async fn nothing_is_lost_doubled_late_or_risen_when_redis_fails() {
     use Kind::{EmptyRedis, FlushRedis, HangRedis, KillRedis, OlderRedis, PauseRedis};
     rounds(2, &[&[KillRedis, PauseRedis], &[EmptyRedis], &[HangRedis], &[OlderRedis], &[FlushRedis]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_late_or_risen_when_others_share_redis_and_sql() {
+    use Kind::{EvictKeys, ForgetRowLock, SaveStaleRows, StepSqlClock};
+    rounds(
+        3,
+        &[&[SaveStaleRows, ForgetRowLock, StepSqlClock], &[EvictKeys], &[ForgetRowLock, SaveStaleRows]],
+    )
+    .await;
 }
 
 /// `make faults`

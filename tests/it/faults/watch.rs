@@ -60,6 +60,7 @@ async fn watch(stalls: Arc<Mutex<Vec<Fault>>>, what: &'static str, mut probe: im
         if late.max(begun.elapsed()) > STALL {
             let late = i64::try_from(late.as_millis()).unwrap();
             stalls.lock().unwrap().push(Fault {
+                only: None,
                 name: format!("a stall of {what}"),
                 span: Span { from: from - late, to: now() },
                 aftermath_ms: 1_000,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::ledger::Row;
+use crate::support::clock::ShiftedClock;
 use crate::support::http::Api;
 use crate::support::mint::{access_token, secret_variable};
 use crate::support::poll::eventually;
@@ -21,6 +22,8 @@ use crate::support::sql::Sql;
 pub const INSTANCES: usize = 3;
 /// How many accounts there are; the first is the administrator, who is not part of the crowd.
 pub const USERS: i64 = 300;
+/// By how much a record's instant must differ from its transition's to tell of a stepped clock, ms: no fault lasts as long.
+const CLOCK_WAS_STEPPED_MS: i64 = 60_000;
 /// The TTL: short, so that lives end often.
 pub const TTL: Duration = Duration::from_millis(1_500);
 
@@ -36,6 +39,10 @@ pub struct World {
     pub sql: Sql,
     pub sql_proxy: Proxy,
     pub postgres: PrivatePostgres,
+    /// SQL's own clock.
+    pub sql_clock: ShiftedClock,
+    /// The database without the proxy before it.
+    pub direct_url: String,
     options: PresencedOptions,
     copies: TempDir,
 }
@@ -44,7 +51,8 @@ impl World {
     pub async fn start() -> Self {
         // Nothing that was acknowledged is lost by a kill: what a round loses it loses on purpose.
         let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-        let postgres = PrivatePostgres::start().await;
+        let sql_clock = ShiftedClock::new();
+        let postgres = PrivatePostgres::start_with(sql_clock.env()).await;
         let database = postgres.database().await;
         let redis_proxy = Proxy::before(redis.port()).await;
         let sql_proxy = Proxy::before(postgres.port()).await;
@@ -77,6 +85,8 @@ impl World {
             sql,
             sql_proxy,
             postgres,
+            sql_clock,
+            direct_url: database.url.clone(),
             options,
             copies: crate::support::tether::folder("copies"),
         }
@@ -124,8 +134,11 @@ impl World {
             let present =
                 self.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
             let stream = "presence:{0}:transitions";
-            let left =
-                [redis(&["ZCARD", "presence:{0}:live"]), redis(&["XLEN", stream]), present.to_string()];
+            let left = [
+                redis(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]),
+                redis(&["XLEN", stream]),
+                present.to_string(),
+            ];
             if left.iter().all(|left| left == "0") {
                 let pending = redis(&["XPENDING", stream, "persist"]);
                 // A group that is gone with the data has nothing pending either.
@@ -178,12 +191,14 @@ impl World {
         let mut rows: HashMap<i64, Vec<Row>> = HashMap::new();
         for row in self.sql.rows(&query).await {
             let number = |index: usize| row[index].parse::<i64>().unwrap();
+            // By SQL's clock, which a fault may have stepped by minutes: then it says nothing of when that was.
+            let recorded_at = Some(number(5)).filter(|at| (at - number(6)).abs() < CLOCK_WAS_STEPPED_MS);
             rows.entry(number(0)).or_default().push(Row {
                 from: row[1].clone(),
                 to: row[2].clone(),
                 reason: row[3].clone(),
                 at: number(4),
-                recorded_at: number(5),
+                recorded_at: recorded_at.unwrap_or_else(|| number(6)),
                 appended: number(6),
             });
         }

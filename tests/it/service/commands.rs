@@ -64,12 +64,18 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
-        ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
         ("PRESENCE_ADMIN_PASSWORD", "hunter2", "must be 8 to 128 characters long"),
         ("PRESENCE_ADMIN_PASSWORD", "12345678", "must not be a number alone"),
         ("PRESENCE_ADMIN_PASSWORD", "Password1", "is one that many people use"),
+        ("PRESENCE_ADMIN_PASSWORD_FILE", "/nowhere", "cannot be read"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
+        ("PRESENCE_METRICS_LISTEN", "nowhere", "such as 127.0.0.1:8000"),
+        ("PRESENCE_MAX_CONNECTIONS_PER_ADDRESS", "0", "1..=1000000"),
+        ("PRESENCE_MAX_REQUESTS_PER_USER", "none", "invalid digit"),
+        ("PRESENCE_MAX_SESSIONS", "0", "1..=1000"),
+        ("PRESENCE_MAX_SESSIONS", "1001", "1..=1000"),
+        ("PRESENCE_SESSION_MAX_AGE", "0", "from 1s to 3650d, such as 90s, 15m or 1h, or off"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -105,9 +111,15 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_LAST_SEEN_FLUSH",
         "PRESENCE_REFRESH_GRACE",
         "PRESENCE_TRUSTED_SECRETS",
+        "PRESENCE_TOKEN_LEEWAY",
         "PRESENCE_SHUTDOWN_TIMEOUT",
         "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",
+        "PRESENCE_METRICS_LISTEN",
+        "PRESENCE_MAX_CONNECTIONS_PER_ADDRESS",
+        "PRESENCE_MAX_REQUESTS_PER_USER",
+        "PRESENCE_MAX_SESSIONS",
+        "PRESENCE_SESSION_MAX_AGE",
     ] {
         assert!(said.contains(name), "{name}");
     }
@@ -160,10 +172,16 @@ fn an_address_in_use_is_said_before_anything_starts() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let folder = tether::folder("taken");
-    let output = presenced(folder.path(), &[("PRESENCE_LISTEN", &address)], &["serve"]);
-    assert!(!output.status.success());
-    assert!(text(&output.stderr).contains("PRESENCE_LISTEN"), "{output:?}");
-    assert!(!folder.path().join("redis").exists());
+    let free = ("PRESENCE_LISTEN", "127.0.0.1:0");
+    for (env, setting) in [
+        (vec![("PRESENCE_LISTEN", address.as_str())], "set PRESENCE_LISTEN"),
+        (vec![free, ("PRESENCE_METRICS_LISTEN", &address)], "set PRESENCE_METRICS_LISTEN"),
+    ] {
+        let output = presenced(folder.path(), &env, &["serve"]);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).contains(setting), "{output:?}");
+        assert!(!folder.path().join("redis").exists());
+    }
 }
 
 /// After a service that was killed, the command does what its sweeper and persister would have done.

@@ -71,7 +71,8 @@ async fn while_sql_is_late_no_stranger_takes_the_name_of_the_administrator() {
         eventually(SOON, async || service.printed("admin password: ").ok_or(service.stderr())).await;
     stop.send_replace(true);
     for answers in strangers.join_all().await {
-        assert!(answers.iter().all(|status| [503, 409].contains(status)), "{answers:?}");
+        // 429: more passwords wait to be hashed than may.
+        assert!(answers.iter().all(|status| [503, 409, 429].contains(status)), "{answers:?}");
     }
     let tokens = api.login_with("admin", &password).await;
     assert_eq!((tokens.user_id(), &tokens.user["role"]), (1, &json!("admin")));

@@ -149,8 +149,9 @@ async fn a_list_costs_one_statement() {
         }
     }
     let before = sent();
+    let tokens: Vec<_> = (1..=10).map(|user| access_token(user, "phone")).collect();
     let crowd = (0..300).map(|number| {
-        let (api, token) = (&api, if number % 2 == 0 { &admin } else { &user });
+        let (api, token) = (&api, &tokens[number % tokens.len()]);
         async move { api.get("all-users/?per_page=1000", Some(token)).await.0 }
     });
     let answers = futures_util::future::join_all(crowd).await;
@@ -185,13 +186,16 @@ async fn steady_heartbeats_send_sqlite_nothing() {
     let live = LiveSet::open(presenced::live::Options {
         url: redis.url(),
         ttl,
+        prefix: "presence".into(),
         shards: 1,
+        max_sessions: 50,
         ended_ttl: Duration::from_mins(15),
         instance: "test".into(),
         command_timeout: Duration::from_millis(1_500),
     })
     .unwrap();
     live.ready().await.unwrap();
+    live.belong_to(&store.installation().await.unwrap()).await.unwrap();
     let presence = PresenceService::new(live.clone(), store.clone(), Duration::from_mins(15));
     let context = Context {
         live: live.clone(),

@@ -138,7 +138,7 @@ async fn storm(users: i64) {
     let mut looks = tokio::time::interval(Duration::from_millis(50));
     eventually(Duration::from_millis(ahead) + Duration::from_mins(5), async || {
         looks.tick().await; // each is a process of its own
-        let left = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "-inf", &(deadline + 1_000).to_string()]);
+        let left = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "(0", &(deadline + 1_000).to_string()]);
         let stream = scene.redis.cli(&["XLEN", "presence:{0}:transitions"]);
         if begun.elapsed() > Duration::from_secs(1) && left == "0" && stream == "0" {
             Ok(())

@@ -161,7 +161,7 @@ async fn corrections_outweigh_the_mirror_and_the_rule_outweighs_both(db: Db) {
     let banned = db.user("banned").await;
     let batch =
         [transition(1_000, online, Online), transition(1_001, away, Away), transition(1_002, banned, Online)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     db.sql(&format!("UPDATE users SET status = 'banned' WHERE id = {banned}")).await;
 
     assert_eq!(names(&db, &presence(Online, &[], None)).await, ["online"]);
@@ -187,7 +187,7 @@ async fn thousands_of_corrections_are_no_burden(db: Db) {
 async fn a_mirror_that_is_too_old_counts_as_offline(db: Db) {
     use OnlineStatus::{Offline, Online};
     let (old, fresh) = (db.user("old").await, db.user("fresh").await);
-    db.store.record(0, &[transition(1_000, old, Online), transition(2_000, fresh, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, old, Online), transition(2_000, fresh, Online)]).await.unwrap();
     db.user("never").await;
     assert_eq!(names(&db, &presence(Online, &[], Some(2_000))).await, ["fresh"]);
     assert_eq!(names(&db, &presence(Offline, &[], Some(2_000))).await, ["old", "never"]);
@@ -224,7 +224,7 @@ async fn a_patch_of_nobody_changes_nothing(db: Db) {
 async fn a_deleted_account_takes_sessions_and_history_along(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     let batch = [transition(1_000, ada, OnlineStatus::Online), transition(1_001, bob, OnlineStatus::Online)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     db.store.create_session(&super::sessions::session(ada, "a", 1_000)).await.unwrap();
     db.store.create_session(&super::sessions::session(bob, "b", 1_000)).await.unwrap();
     assert!(db.store.delete_account(ada, None).await.unwrap());
