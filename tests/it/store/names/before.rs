@@ -150,4 +150,19 @@ async fn replicated_accounts_are_taken_and_compared_on_postgres() {
     assert_eq!(found(&db, "ada").await, Some(ada));
     assert_eq!(clashes(&db).await.len(), 1);
     all_right(&db).await;
+    // The keys of the other database are not taken, and those of an account that goes there go here too.
+    db.sql(
+        "SET session_replication_role = replica; \
+         INSERT INTO login_names (user_id, name_key, of_username, of_email) VALUES (1, 'foreign', true, false); \
+         UPDATE login_names SET name_key = 'other'; DELETE FROM login_names; \
+         UPDATE users SET id = 100 WHERE username = 'eve'; DELETE FROM users WHERE username = 'bob'; \
+         RESET session_replication_role",
+    )
+    .await;
+    assert_eq!(found(&db, "eve@x").await, Some(100));
+    assert_eq!((found(&db, "bob").await, clashes(&db).await.len()), (None, 0));
+    all_right(&db).await;
+    let left = "SELECT name_key FROM login_names WHERE user_id NOT IN (SELECT id FROM users)";
+    assert_eq!(db.texts(left).await, [""; 0]);
+    assert_eq!(db.texts("SELECT trigger::text FROM presence_triggers_off()").await, [""; 0]);
 }
