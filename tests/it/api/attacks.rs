@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use presenced::model::login_name::fold;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -17,7 +16,7 @@ use crate::support::http::{Answer, PASSWORD, send};
 on_both_databases!(no_string_is_more_than_a_string);
 
 /// Strings that some layer below might take for its own language. Each must come back as it went in, or be refused.
-const STRINGS: [&str; 33] = [
+const STRINGS: [&str; 31] = [
     "{0}",
     "a{b}c",
     "{",
@@ -48,14 +47,15 @@ const STRINGS: [&str; 33] = [
     "0",
     "-1",
     "null",
-    "نامه\u{200c}ای",
     "مرحبا",
-    "愛 ß İ",
 ];
 
-/// Strings that no name may hold: they would break a line, turn the direction of what stands around them, be invisible, or
-/// look like others.
+/// Strings that no name may hold: they would break a line, turn the direction of what stands around them, or look like
+/// another name.
 const REFUSED: [&str; 13] = [
+    "🦀 e\u{301}\u{327}",
+    "Ⅳ ﬃ ß İ",
+    "\u{200d}joined\u{200d}",
     "a\0b",
     "a\nb",
     "a\r\nSET x y\r\n",
@@ -66,9 +66,6 @@ const REFUSED: [&str; 13] = [
     "admin\u{200f}",
     "admin\u{2066}",
     "\u{61c}admin",
-    "🦀 e\u{301}\u{327}",
-    "Ⅳ ﬃ",
-    "\u{200d}joined\u{200d}",
 ];
 
 /// What must not have changed, whatever anybody sent: the keys of Redis by their shape, and the tables.
@@ -110,7 +107,8 @@ async fn no_string_is_more_than_a_string(engine: Engine) {
         let (_, found, _) = api.get(&path, Some(&stage.admin)).await;
         assert!(column(&found, "results", "id").contains(&json!(id)), "{string}: {found}");
         for user in found["results"].as_array().unwrap() {
-            let holds = |field: &str| fold(user[field].as_str().unwrap()).contains(&fold(string));
+            let holds =
+                |field: &str| user[field].as_str().unwrap().to_lowercase().contains(&string.to_lowercase());
             assert!(holds("username") || holds("email"), "{string} found {user}");
         }
         assert_eq!(stage.set_status(id, "offline").await.0, 200);

@@ -1,11 +1,11 @@
 //! Login names: one rule of equality, whoever writes them and whatever the locale of the database.
 
-mod before;
-
 use presenced::model::{Page, UserId};
 use presenced::store::{AccountFilter, AccountPatch, EmailSearch, NewAccount, StoreError};
+use sqlx::migrate::Migrator;
 
 use super::{Db, new_account};
+use crate::support::sql::Sql;
 
 /// Makes each function a test on SQLite and on PostgreSQL in two locales, of which C knows no letters but ASCII's.
 macro_rules! in_every_locale {
@@ -17,11 +17,10 @@ macro_rules! in_every_locale {
             $(#[tokio::test] async fn $name() { super::$name($crate::store::Db::empty_postgres().await).await; })+
         }
         mod postgres_c {
-            $(#[tokio::test] async fn $name() { super::$name($crate::store::names::in_c().await).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::in_c().await).await; })+
         }
     };
 }
-use in_every_locale;
 
 in_every_locale!(
     two_spellings_of_a_name_are_one_login_name,
@@ -32,6 +31,8 @@ in_every_locale!(
     of_two_that_plain_sql_makes_equal_the_first_keeps_the_name,
     a_renamed_account_gives_its_name_up_and_takes_the_new_one,
     a_save_that_changes_no_name_touches_no_key,
+    accounts_from_before_the_keys_lose_nothing,
+    keys_that_triggers_have_missed_are_found_and_computed,
     of_many_that_want_one_name_at_once_one_gets_it,
 );
 
@@ -43,7 +44,7 @@ fn named(username: &str, email: &str) -> NewAccount {
     NewAccount { email: email.into(), ..new_account(username) }
 }
 
-async fn add(db: &Db, username: &str, email: &str) -> Result<UserId, &'static str> {
+pub(super) async fn add(db: &Db, username: &str, email: &str) -> Result<UserId, &'static str> {
     match db.store.create_account(&named(username, email), None).await {
         Ok(account) => Ok(account.id),
         Err(StoreError::Taken { field }) => Err(field),
@@ -63,11 +64,11 @@ async fn readdress(db: &Db, user: UserId, email: &str) -> Result<(), &'static st
     }
 }
 
-async fn found(db: &Db, login: &str) -> Option<UserId> {
+pub(super) async fn found(db: &Db, login: &str) -> Option<UserId> {
     db.store.credentials(login).await.unwrap().map(|found| found.account.id)
 }
 
-async fn insert(db: &Db, username: &str, email: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(db: &Db, username: &str, email: &str) -> Result<(), sqlx::Error> {
     let insert =
         format!("INSERT INTO users (username, email, password_hash) VALUES ('{username}', '{email}', 'x')");
     db.try_sql(&insert).await
@@ -81,7 +82,7 @@ async fn all_keys(db: &Db) -> Vec<String> {
     db.texts(statement).await
 }
 
-async fn complete(db: &Db) -> u64 {
+pub(super) async fn complete(db: &Db) -> u64 {
     let mut completed = 0;
     loop {
         match db.store.complete_login_names(2).await.unwrap() {
@@ -91,18 +92,18 @@ async fn complete(db: &Db) -> u64 {
     }
 }
 
-async fn clashes(db: &Db) -> Vec<String> {
+pub(super) async fn clashes(db: &Db) -> Vec<String> {
     db.store.login_name_clashes(0, 100).await.unwrap().iter().map(ToString::to_string).collect()
 }
 
 /// All keys are those of the names, and none waits.
-async fn all_right(db: &Db) {
+pub(super) async fn all_right(db: &Db) {
     for names in db.store.login_names_after(0, 1_000).await.unwrap() {
         assert!(names.are_right() && !names.is_marked, "{names:?}");
     }
 }
 
-async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
+pub(super) async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
     db.store.migrate().await.unwrap();
     let ada = add(&db, "Ada", "ada@example.com").await.unwrap();
     let street = add(&db, "Straße", "ΣΊΣΥΦΟΣ@example.com").await.unwrap();
@@ -160,7 +161,7 @@ async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
     assert_eq!(clashes(&db).await, [""; 0]);
 }
 
-async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
+pub(super) async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
     db.store.migrate().await.unwrap();
     let names = ["ibrahim", "İbrahim", "ıbrahim", "din", "dın", "а", "a"];
     for (index, name) in names.iter().enumerate() {
@@ -171,7 +172,7 @@ async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
     assert_eq!(add(&db, "DIN", "x@y").await, Err("username"));
 }
 
-async fn a_search_goes_by_the_same_rule(db: Db) {
+pub(super) async fn a_search_goes_by_the_same_rule(db: Db) {
     db.store.migrate().await.unwrap();
     let street = add(&db, "Straße 100%_", "ÉVA@x.example").await.unwrap();
     let eva = add(&db, "Éva", "strasse@example.com").await.unwrap();
@@ -320,6 +321,102 @@ async fn a_save_that_changes_no_name_touches_no_key(db: Db) {
     .await;
     assert_eq!(complete(&db).await, 0);
     assert_eq!(all_keys(&db).await, before);
+}
+
+/// Brings an empty database to version 0003, by the files themselves.
+pub(super) async fn to_third_version(db: &Db) {
+    let engine = if db.url.starts_with("sqlite") { "sqlite" } else { "postgres" };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
+        std::fs::copy(format!("migrations/{engine}/{name}"), folder.path().join(name)).unwrap();
+    }
+    let migrator = Migrator::new(folder.path()).await.unwrap();
+    match Sql::open(&db.url).await {
+        Sql::Postgres(pool) => migrator.run(&pool).await.unwrap(),
+        Sql::Sqlite(pool) => migrator.run(&pool).await.unwrap(),
+    }
+}
+
+pub(super) async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
+    to_third_version(&db).await;
+    let rows = [
+        (1, "Ada", "ada@example.com"),
+        (2, "same@example.com", "SAME@example.com"),
+        // Of two ASCII names, and of one that only the service can fold, the older keeps it.
+        (3, "bob", "kim@outlook.com"),
+        (4, "KIM@outlook.com", "four@example.com"),
+        (5, "Groß", "five@example.com"),
+        (6, "GROSS", "six@example.com"),
+        (7, "Straße", "seven@example.com"),
+        (8, "STRASSE", "eight@example.com"),
+        (9, "\u{200b}", "nine@example.com"),
+    ];
+    for (id, username, email) in rows {
+        db.sql(&format!(
+            "INSERT INTO users (id, username, email, password_hash) VALUES ({id}, '{username}', '{email}', 'x')"
+        ))
+        .await;
+    }
+    db.store.migrate().await.unwrap();
+    for login in ["ada", "same@example.com", "Straße", "Groß", "kim@OUTLOOK.com"] {
+        assert!(found(&db, login).await.is_some(), "{login} before it is completed");
+    }
+    assert_eq!(complete(&db).await, 3);
+    for (login, user) in
+        [("ADA", 1), ("same@example.com", 2), ("kim@outlook.com", 3), ("gross", 5), ("strasse", 7)]
+    {
+        assert_eq!(found(&db, login).await, Some(user), "{login}");
+    }
+    for (user, email) in [(4, "four"), (6, "six"), (8, "eight"), (9, "nine")] {
+        assert_eq!(found(&db, &format!("{email}@example.com")).await, Some(user), "by its other name");
+    }
+    let clashes: Vec<_> = db.store.login_name_clashes(0, 100).await.unwrap();
+    let pairs: Vec<_> =
+        clashes.iter().map(|clash| (clash.user, clash.holder.as_ref().unwrap().user)).collect();
+    assert_eq!(pairs, [(4, 3), (6, 5), (8, 7)]);
+    assert_eq!(add(&db, "STRASSE", "x@y").await, Err("username"));
+    // Given another name, it holds that.
+    db.sql("UPDATE users SET username = 'own' WHERE id = 6").await;
+    assert_eq!((found(&db, "own").await, found(&db, "gross").await), (Some(6), Some(5)));
+    assert_eq!(db.store.login_name_clashes(0, 100).await.unwrap().len(), 2);
+    all_right(&db).await;
+}
+
+async fn keys_that_triggers_have_missed_are_found_and_computed(db: Db) {
+    db.store.migrate().await.unwrap();
+    add(&db, "ada", "ada@example.com").await.unwrap();
+    let gone = add(&db, "bob", "bob@example.com").await.unwrap();
+    if db.url.starts_with("sqlite") {
+        // REPLACE deletes without triggers.
+        db.sql("INSERT OR REPLACE INTO users (username, email, password_hash) VALUES ('BOB', 'new@example.com', 'x')")
+            .await;
+        assert_ne!(found(&db, "bob").await, Some(gone));
+        assert_eq!(found(&db, "bob@example.com").await, None);
+        assert!(insert(&db, "eve", "BOB@example.com").await.is_ok(), "what the former account had is free");
+        db.sql("DELETE FROM login_names WHERE name_key = 'ada'").await;
+    } else {
+        db.sql(
+            "ALTER TABLE users DISABLE TRIGGER users_named; \
+             INSERT INTO users (username, email, password_hash) VALUES ('eve', 'ÉVE@example.com', 'x'); \
+             ALTER TABLE users ENABLE ALWAYS TRIGGER users_named",
+        )
+        .await;
+        assert_eq!(found(&db, "eve").await, None);
+    }
+    assert!(db.store.mark_incomplete_login_names().await.unwrap() >= 1);
+    complete(&db).await;
+    for login in ["ada", "eve", "bob"] {
+        assert!(found(&db, login).await.is_some(), "{login}");
+    }
+    all_right(&db).await;
+    assert_eq!(db.store.mark_incomplete_login_names().await.unwrap(), 0);
+    // Wrong ones, too, though nobody looks for these at a start.
+    let ada = found(&db, "ada").await.unwrap();
+    db.sql(&format!("UPDATE login_names SET name_key = 'wrong' WHERE user_id = {ada} AND of_email")).await;
+    assert!(!db.store.login_names(&[ada]).await.unwrap()[0].are_right());
+    db.store.mark_login_names(&[ada]).await.unwrap();
+    complete(&db).await;
+    all_right(&db).await;
 }
 
 async fn of_many_that_want_one_name_at_once_one_gets_it(db: Db) {
