@@ -6,6 +6,7 @@ use super::backing;
 use super::cli::CreateUser;
 use super::settings::{Secret, Settings};
 use crate::identity::{self, Identity, Limits};
+use crate::model::Escaped;
 use crate::tasks::{self, Context};
 
 /// `presenced migrate`
@@ -53,7 +54,13 @@ pub(super) async fn create_user(settings: &Settings, user: CreateUser) -> anyhow
             None,
         )
         .await?;
-    println!("created: {} (id {}, {}, {})", account.username, account.id, account.role, account.status);
+    println!(
+        "created: {} (id {}, {}, {})",
+        Escaped(&account.username),
+        account.id,
+        account.role,
+        account.status
+    );
     if made {
         println!("password: {password}");
     }

@@ -7,11 +7,13 @@ mod doctor;
 mod exposure;
 mod farewell;
 mod import;
+pub mod log;
 mod serve;
 mod settings;
 
 use std::process::ExitCode;
 
+pub use crate::model::Escaped;
 pub use cli::{Cli, Command};
 pub use settings::{Secret, Settings};
 

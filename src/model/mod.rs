@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod escaped;
 pub mod history;
 pub mod limit;
 pub mod merge;
@@ -17,6 +18,7 @@ pub mod trail;
 pub mod transition;
 
 pub use account::{Account, AccountStatus, Role, UserId};
+pub use escaped::{Escaped, EscapingWriter};
 pub use merge::{Evidence, Presence};
 pub use page::{OnlineCursor, Page, Place};
 pub use session::{HeartbeatWord, SessionId, SessionKey};

@@ -11,6 +11,7 @@ mod embedded;
 mod ending;
 mod fence;
 mod flood;
+mod foreign_text;
 mod import;
 mod lost;
 mod metrics;
