@@ -175,6 +175,11 @@ where
         self.settle(answer).map(drop)
     }
 
+    /// The connection itself, for what is no statement. Unless a statement follows, the connection is dropped with the lease.
+    pub fn connection(&mut self) -> Result<&mut DB::Connection> {
+        self.send(0)
+    }
+
     fn send(&mut self, statements: u64) -> Result<&mut DB::Connection> {
         self.tally.count(statements);
         self.in_flight = true;

@@ -11,6 +11,7 @@ mod listing;
 pub mod postgres;
 mod rotation;
 mod rows;
+mod scans;
 mod schema;
 pub mod sqlite;
 mod texts;
@@ -50,7 +51,8 @@ pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
 /// How a database is used.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Connections at most (PostgreSQL) or readers (SQLite, which has one writer besides).
+    /// Connections at most (PostgreSQL) or readers (SQLite, which has one writer besides). Statements that read every account
+    /// have connections of their own besides, a quarter as many.
     pub max_connections: u32,
     /// How long a statement may wait for a connection and, apart, how long it may run; what takes longer is
     /// [`StoreError::Unavailable`].
@@ -65,7 +67,8 @@ impl Default for Options {
 
 /// A database. Every method is one transaction; every failure of the database itself is
 /// [`StoreError::Unavailable`] (gone, refused, too slow: worth a retry) or [`StoreError::Database`] (it answered, and
-/// the answer was no).
+/// the answer was no). A statement that reads every account may be [`StoreError::Busy`] too, and ends in the database when its
+/// caller gives up.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Brings the schema up to date; safe to run by several processes at once. Returns the migrations applied now.

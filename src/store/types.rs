@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The database could not be reached, refused, or took too long.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Box<sqlx::Error>),
+    /// Too many statements that read every account run, or wait, already.
+    #[error("too many searches wait for the database")]
+    Busy,
     /// The database answered with an error.
     #[error("the database refused a statement: {0}")]
     Database(#[source] Box<sqlx::Error>),
@@ -51,6 +54,11 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether there was no place for the call, in a database that is well.
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy)
     }
 }
 

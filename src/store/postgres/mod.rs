@@ -25,6 +25,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
     MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
@@ -47,6 +48,9 @@ const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
 /// `Sync`) is no statement.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// How often the server checks, during a statement, whether its client is still connected. Without the check it computes to
+/// the end. Servers on Windows cannot check; there `statement_timeout` ends the statement.
+const NOTICE_A_LOST_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
 
 type PgLease = Lease<sqlx::Postgres>;
 
@@ -71,6 +75,9 @@ impl Dialect for sqlx::Postgres {
 #[derive(Debug)]
 pub struct Postgres {
     pool: PgPool,
+    /// For statements that read every account.
+    scan_pool: PgPool,
+    scans: ScanLane,
     connect: PgConnectOptions,
     timeout: Duration,
     tally: Arc<Tally>,
@@ -85,26 +92,42 @@ impl Postgres {
             .application_name("presenced");
         let statement_timeout = options.timeout.as_millis().max(1).to_string();
         let tally = Tally::new();
-        let health = Arc::clone(&tally);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections.max(1))
-            .acquire_timeout(options.timeout)
-            // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
-            // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
-            // costs one failed call and not one for each connection.
-            .test_before_acquire(false)
-            .before_acquire(move |connection, meta| {
-                let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
-                Box::pin(async move {
-                    if suspect {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
+        let bounded = connect.clone().options([("statement_timeout", statement_timeout)]);
+        let pool = |connections: u32| {
+            let health = Arc::clone(&tally);
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.timeout)
+                // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
+                // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
+                // costs one failed call and not one for each connection.
+                .test_before_acquire(false)
+                .before_acquire(move |connection, meta| {
+                    let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
+                    Box::pin(async move {
+                        if suspect {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
                 })
+        };
+        let scans = ScanLane::new(options, u32::MAX);
+        let scan_pool = pool(scans.connections()).after_connect(|connection, _| {
+            Box::pin(async move {
+                match sqlx::raw_sql(NOTICE_A_LOST_CLIENT).execute(connection).await {
+                    Err(sqlx::Error::Database(error)) => {
+                        tracing::debug!(%error, "the server does not notice a client that is lost");
+                        Ok(())
+                    }
+                    other => other.map(drop),
+                }
             })
-            .connect_lazy_with(connect.clone().options([("statement_timeout", statement_timeout)]));
+        });
+        let scan_pool = scan_pool.connect_lazy_with(bounded.clone());
+        let pool = pool(options.max_connections.max(1)).connect_lazy_with(bounded);
         let watch = Watch::new(connect.clone(), options.timeout);
-        Ok(Self { pool, connect, timeout: options.timeout, tally, watch })
+        Ok(Self { pool, scan_pool, scans, connect, timeout: options.timeout, tally, watch })
     }
 
     /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
@@ -119,6 +142,17 @@ impl Postgres {
     ) -> Result<T> {
         let bounded = timeout(bound, async {
             let mut lease = Lease::take(&self.pool, &self.tally).await?;
+            work(&mut lease).await
+        });
+        bounded.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
+    /// within the store's bound. When the caller gives up, the connection is closed and the server cancels the statement.
+    async fn scan<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
+        let bounded = timeout(self.timeout, async {
+            let _place = self.scans.enter().await?;
+            let mut lease = Lease::take(&self.scan_pool, &self.tally).await?;
             work(&mut lease).await
         });
         bounded.await.unwrap_or_else(|_| Err(too_slow()))
@@ -205,7 +239,8 @@ impl Store for Postgres {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut PgLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.with(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -214,7 +249,7 @@ impl Store for Postgres {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {

@@ -12,6 +12,7 @@ mod changes;
 mod hashes;
 mod history;
 mod import;
+mod interrupt;
 mod lists;
 mod sessions;
 mod trail;
@@ -30,6 +31,7 @@ use sqlx::sqlite::{
 use tokio::time::{Instant, timeout};
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::scans::ScanLane;
 use super::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
     MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
@@ -71,6 +73,9 @@ impl Dialect for sqlx::Sqlite {
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// For statements that read every account.
+    scan_readers: SqlitePool,
+    scans: ScanLane,
     timeout: Duration,
     tally: Arc<Tally>,
     watch: Watch,
@@ -112,8 +117,12 @@ impl Sqlite {
         // The first connection makes the file, so that readers find one.
         drop(writer.acquire().await.map_err(|error| StoreError::Unavailable(Box::new(error)))?);
         let readers = pool(options.max_connections.max(1)).connect_lazy_with(reader.clone());
-        let watch = Watch::new(reader);
-        Ok(Self { writer, readers, timeout: options.timeout, tally: Tally::new(), watch })
+        // A scan computes in this process: a core is left to everything else.
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1));
+        let scans = ScanLane::new(options, u32::try_from(cores).unwrap_or(u32::MAX));
+        let scan_readers = pool(scans.connections()).connect_lazy_with(reader.clone());
+        let (watch, tally) = (Watch::new(reader), Tally::new());
+        Ok(Self { writer, readers, scan_readers, scans, timeout: options.timeout, tally, watch })
     }
 
     async fn read<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
@@ -140,6 +149,20 @@ impl Sqlite {
         let bounded = timeout(bound, async {
             let mut lease = Lease::take(pool, &self.tally).await?;
             work(&mut lease).await
+        });
+        bounded.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
+    /// within the store's bound. When the caller gives up, the statement is interrupted.
+    async fn scan<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
+        let bounded = timeout(self.timeout, async {
+            let _place = self.scans.enter().await?;
+            let mut lease = Lease::take(&self.scan_readers, &self.tally).await?;
+            let abandoned = interrupt::when_dropped(&mut lease).await?;
+            let outcome = work(&mut lease).await;
+            abandoned.disarm();
+            outcome
         });
         bounded.await.unwrap_or_else(|_| Err(too_slow()))
     }
@@ -227,7 +250,8 @@ impl Store for Sqlite {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut SqliteLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.read(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -236,7 +260,7 @@ impl Store for Sqlite {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {

@@ -8,6 +8,7 @@ mod history;
 mod import;
 mod mirror;
 mod outage;
+mod scans;
 mod schema;
 mod sessions;
 mod trail;
@@ -83,6 +84,10 @@ impl Db {
         let store = open(&url, &Options::default()).await.unwrap();
         let operator = Operator::Postgres(PgPool::connect(&url).await.unwrap());
         Self { store, url, operator, _kept: Kept::Database { _database: database } }
+    }
+
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self.operator, Operator::Postgres(_))
     }
 
     /// A second handle, as another instance has one.
