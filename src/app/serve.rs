@@ -1,12 +1,14 @@
 //! `presenced serve`: the service from its first line to its last.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backing::{self, DataFolder};
@@ -14,7 +16,7 @@ use super::exposure;
 use super::farewell::Farewell;
 use super::settings::{Secret, Settings};
 use crate::http::lists::Lists;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Doors, Metrics, PerUser, SecurityLog};
 use crate::identity::Identity;
 use crate::live::{EmbeddedRedis, LiveError, LiveSet};
 use crate::metrics::Registry;
@@ -35,7 +37,11 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     exposure::refuse_first_start(settings)?;
     let doors = settings.doors.open()?;
     // Before anything else, so that an address in use is known at once.
-    let listener = listen(settings).await?;
+    let listener = listen(settings.doors.listen, "PRESENCE_LISTEN (--listen)").await?;
+    let metrics_listener = match settings.doors.metrics_listen {
+        Some(address) => Some(listen(address, "PRESENCE_METRICS_LISTEN (--metrics-listen)").await?),
+        None => None,
+    };
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
     let folder = DataFolder::open(settings, embeds)?;
     let secret = folder.jwt_secret(settings)?;
@@ -84,17 +90,15 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
         counts,
         sweep: !settings.without_sweeper,
     });
-    announce(&listener, doors.tls.is_some(), admin.as_ref(), embedded.as_ref())?;
-    let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
+    let listeners = Listeners { main: listener, doors, metrics: metrics_listener };
+    announce(&listeners, admin.as_ref(), embedded.as_ref())?;
     let failing = presence.clone();
     let state = state(settings, presence, identity.clone(), metrics);
-    let front = http::front(state, settings.doors.guard());
-    let grace = Farewell::for_requests(settings.shutdown_timeout);
-    let mut server = tokio::spawn(http::serve(listener, front, doors, async { drop(stopped.await) }, grace));
+    let (stop_http, mut servers) = listeners.serve(state, settings);
     let outcome = loop {
         tokio::select! {
             () = &mut stop => break Ok(()),
-            failure = failure(&mut tasks, &failing, &live, &mut server, &mut keys) => break Err(anyhow::anyhow!(
+            failure = failure(&mut tasks, &failing, &live, &mut servers, &mut keys) => break Err(anyhow::anyhow!(
                 "{failure}; this is a defect, and the process ends rather than live on half alive"
             )),
             ready = &mut redis, if !redis_is_ready => match ready {
@@ -119,9 +123,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let farewell = Farewell::begin(settings.shutdown_timeout);
     drop(stop_http);
-    if !server.is_finished() {
-        let _ = server.await;
-    }
+    while servers.join_next().await.is_some() {}
     Box::pin(tasks.stop(farewell.batches, farewell.cut)).await;
     let _ = timeout_at(farewell.connections, live.close()).await;
     end(embedded, farewell).await;
@@ -129,18 +131,55 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     outcome
 }
 
-async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
-    let address = settings.doors.listen;
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: set PRESENCE_LISTEN (--listen) to a free address")
-    })
+async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address}: set {setting} to a free address"))
 }
 
 /// What the handlers ask.
-fn state(settings: &Settings, presence: PresenceService, identity: Identity, metrics: Registry) -> AppState {
-    let trusted_proxies = settings.doors.trusted_proxies.clone();
+fn state(
+    settings: &Settings,
+    presence: PresenceService,
+    identity: Identity,
+    mut metrics: Registry,
+) -> AppState {
+    let (doors, security) = (&settings.doors, SecurityLog::default());
+    security.register(&mut metrics);
+    let requests = PerUser::new(doors.max_requests_per_user as usize, 0);
     let lists = Lists::new(presence.clone());
-    AppState { presence, lists, identity, metrics: Arc::new(metrics), trusted_proxies }
+    let trusted_proxies = doors.trusted_proxies.clone();
+    AppState { presence, lists, identity, metrics: Arc::new(metrics), trusted_proxies, requests, security }
+}
+
+/// Where clients and scrapers connect.
+struct Listeners {
+    main: TcpListener,
+    doors: Doors,
+    /// Where the metrics have an address of their own.
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Serves on each until the sender is dropped, and then answers what is under way.
+    fn serve(self, state: AppState, settings: &Settings) -> (watch::Sender<()>, JoinSet<()>) {
+        let (stop, stopped) = watch::channel(());
+        let stopped = || {
+            let mut stopped = stopped.clone();
+            async move { while stopped.changed().await.is_ok() {} }
+        };
+        let grace = Farewell::for_requests(settings.shutdown_timeout);
+        let mut servers = JoinSet::new();
+        let metrics = if let Some(listener) = self.metrics {
+            let (front, doors) = (http::metrics_front(state.clone()), settings.doors.open_for_metrics());
+            servers.spawn(http::serve(listener, front, doors, stopped(), grace));
+            Metrics::Elsewhere
+        } else {
+            Metrics::Here
+        };
+        let front = http::front(state, settings.doors.guard(), metrics);
+        servers.spawn(http::serve(self.main, front, self.doors, stopped(), grace));
+        (stop, servers)
+    }
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future is done when one has come.
@@ -203,14 +242,14 @@ async fn failure(
     tasks: &mut Tasks,
     presence: &PresenceService,
     live: &LiveSet,
-    server: &mut JoinHandle<()>,
+    servers: &mut JoinSet<()>,
     keys: &mut JoinSet<()>,
 ) -> String {
     tokio::select! {
         failed = tasks.failed() => failed,
         failed = presence.failed() => failed,
         failed = live.failed() => failed,
-        _ = server => "the accept loop has ended".to_string(),
+        _ = servers.join_next() => "an accept loop has ended".to_string(),
         _ = keys.join_next() => "the keeper of the issuers' keys has ended".to_string(),
     }
 }
@@ -247,15 +286,18 @@ async fn ensure_admin(
 
 /// What a newcomer needs next, on standard output; logs go to standard error.
 fn announce(
-    listener: &TcpListener,
-    tls: bool,
+    listeners: &Listeners,
     admin: Option<&Admin>,
     embedded: Option<&EmbeddedRedis>,
 ) -> anyhow::Result<()> {
     use std::io::Write;
-    let address = format!("{}://{}", if tls { "https" } else { "http" }, listener.local_addr()?);
+    let scheme = if listeners.doors.tls.is_some() { "https" } else { "http" };
+    let address = format!("{scheme}://{}", listeners.main.local_addr()?);
     let mut out = std::io::stdout().lock();
     writeln!(out, "address: {address}")?;
+    if let Some(metrics) = &listeners.metrics {
+        writeln!(out, "metrics: http://{}/metrics", metrics.local_addr()?)?;
+    }
     if let Some(admin) = admin {
         writeln!(out, "admin password: {}", admin.shown())?;
     }

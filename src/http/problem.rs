@@ -105,6 +105,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// 429: the caller has more under way at once than one user may.
+    pub fn too_many_at_once() -> Self {
+        Self::overloaded(StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// 500. What went wrong has been logged where this is made.
     pub fn internal() -> Self {
         let detail = "Something went wrong on our side. Try again later.";
@@ -182,6 +187,9 @@ impl From<PresenceError> for Problem {
                 Self::refuses()
             }
             PresenceError::Overloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
+            PresenceError::Store(error) if error.is_busy() => {
+                Self::overloaded(StatusCode::SERVICE_UNAVAILABLE)
+            }
             PresenceError::Store(error) => from_store(error.is_unavailable(), &error),
         }
     }

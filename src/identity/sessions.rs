@@ -68,12 +68,29 @@ impl Identity {
         password: &str,
         user_agent: Option<String>,
     ) -> Result<SignedIn> {
+        self.login_noting(client, login, password, user_agent, &mut None).await
+    }
+
+    /// As [`Self::login`]. `known` becomes the account that the name belongs to, whatever comes of the login. It is for the
+    /// security log only: no answer may depend on it.
+    ///
+    /// # Errors
+    /// As [`Self::login`].
+    pub async fn login_noting(
+        &self,
+        client: IpAddr,
+        login: &str,
+        password: &str,
+        user_agent: Option<String>,
+        known: &mut Option<UserId>,
+    ) -> Result<SignedIn> {
         let leave = self.inner.limits.address(Limited::LoginAddress, client).await?;
         self.learn_pace().await;
         // Twice where the hash changed under our hands: another login may just have replaced an outdated one.
         let mut leave = Some(leave);
         for _ in 0..2 {
             let found = self.find(login).await?;
+            *known = found.as_ref().map(|found| found.account.id);
             let whom =
                 found.as_ref().map_or_else(|| Whom::nobody(login), |found| Whom::Account(found.account.id));
             if let Some(leave) = leave.take() {

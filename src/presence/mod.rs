@@ -1,12 +1,15 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
 //! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`), the
-//! sharing of one answer among those who ask the same (`shared`) and the upkeep of the fence (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
+//! sharing of one answer among those who ask the same (`shared`) or within a while (`probe_cache`), and the upkeep of the fence
+//! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
 mod counts;
 pub mod drill;
 mod fence;
+mod health;
+mod probe_cache;
 mod read;
 mod shared;
 mod trouble;
@@ -20,12 +23,15 @@ use tokio::sync::Notify;
 use self::batch::Batcher;
 use self::counts::Counts;
 use self::fence::FenceKeeper;
+use self::probe_cache::ProbeCache;
 use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
+use crate::metrics::Registry;
 use crate::model::{
     Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective,
 };
 use crate::store::{Store, StoreError};
 
+pub use self::health::Health;
 pub use self::shared::{Shared, Unanswered};
 pub use self::trouble::{Share, Trouble};
 pub use crate::store::EmailSearch;
@@ -33,8 +39,6 @@ pub use crate::store::EmailSearch;
 /// How long a heartbeat may wait for the fence: API.md allows 2 s where Redis hangs, and a reader who was let in by SQL
 /// instead still needs SQL's answer within them.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_millis(1_500);
-const HEALTH_PATIENCE: Duration = Duration::from_millis(1_900);
-
 /// What can go wrong when presence is asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PresenceError {
@@ -68,6 +72,15 @@ pub struct Beat {
     pub status: OnlineStatus,
     /// Redis's time of that step.
     pub last_seen: Millis,
+}
+
+/// Whether a request counts as an activity of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It renews the user's presence.
+    Counts,
+    /// It leaves no trace: the caller is checked, and nothing else.
+    DoesNotCount,
 }
 
 /// An account with its effective status.
@@ -116,14 +129,11 @@ pub struct ListQuery {
     pub online_status: Option<OnlineStatus>,
 }
 
-/// Whether each dependency answers; the text says in a few words what is wrong, and nothing of where or what it is: anybody
-/// may ask.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// Redis.
-    pub redis: Result<(), String>,
-    /// SQL.
-    pub database: Result<(), String>,
+impl ListQuery {
+    /// Whether it asks for some of the accounts: to find and to count them every account is read.
+    pub const fn is_narrowed(&self) -> bool {
+        self.search.is_some() || self.status.is_some() || self.online_status.is_some()
+    }
 }
 
 /// The service; clones share one inside.
@@ -146,6 +156,8 @@ struct Inner {
     silent: Vec<AtomicBool>,
     /// Told when that is over.
     answers_again: Notify,
+    health: ProbeCache<Health>,
+    measured: ProbeCache<Arc<Registry>>,
 }
 
 impl Inner {
@@ -181,6 +193,8 @@ impl PresenceService {
             redis_trouble,
             silent: (0..servers_apart).map(|_| AtomicBool::new(false)).collect(),
             answers_again: Notify::new(),
+            health: ProbeCache::new(health::GOOD_FOR),
+            measured: ProbeCache::new(health::GOOD_FOR),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -212,15 +226,42 @@ impl PresenceService {
         outcome
     }
 
-    /// Lets a reader in: an activity touch; where Redis is away or takes no changes, SQL says whether account and session still may.
-    pub async fn admit_reader(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        match self.heartbeat(who, HeartbeatWord::Touch).await {
-            Ok(_) => Ok(()),
+    /// Lets a reader in: an activity touch, where the request counts as one. Where Redis is away or takes no changes, SQL
+    /// says whether account and session still may.
+    pub async fn admit_reader(&self, who: &SessionKey, activity: Activity) -> Result<(), PresenceError> {
+        match self.admit_writer(who, activity).await {
             Err(PresenceError::RedisUnavailable(_) | PresenceError::RedisRefuses(_)) => {
                 self.admit_by_sql(who).await
             }
-            Err(refused) => Err(refused),
+            admitted => admitted,
         }
+    }
+
+    /// Lets a writer in: an activity touch, where the request counts as one. Redis must have heard of the caller.
+    pub async fn admit_writer(&self, who: &SessionKey, activity: Activity) -> Result<(), PresenceError> {
+        match activity {
+            Activity::Counts => self.heartbeat(who, HeartbeatWord::Touch).await.map(drop),
+            Activity::DoesNotCount => self.check_in_time(who).await,
+        }
+    }
+
+    /// [`Self::check`] within the time that a heartbeat has, on data that are whole: a Redis that has lost them would let
+    /// blocked accounts and ended sessions in, so the fence must stand first, as for a heartbeat.
+    async fn check_in_time(&self, who: &SessionKey) -> Result<(), PresenceError> {
+        let checked = async {
+            self.inner.fence.stand(self.inner.live.shard_of(who.user)).await?;
+            self.check(who).await
+        };
+        let late = || PresenceError::RedisUnavailable("it did not answer in time".into());
+        let checked = tokio::time::timeout(HEARTBEAT_PATIENCE, Box::pin(checked)).await;
+        let checked = checked.unwrap_or_else(|_| Err(late()));
+        match &checked {
+            // The fence is built from SQL, without which nothing is known of the caller.
+            Err(PresenceError::Overloaded | PresenceError::Store(_)) => {}
+            Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(who.user, false),
+            _ => self.inner.heard(who.user, true),
+        }
+        checked
     }
 
     async fn admit_by_sql(&self, who: &SessionKey) -> Result<(), PresenceError> {
@@ -339,46 +380,6 @@ impl PresenceService {
     pub async fn failed(&self) -> String {
         self.inner.batcher.worker_died().await;
         "a worker of the group commit has died".to_string()
-    }
-
-    /// Asks each dependency; answers within 2 s whatever their state.
-    pub async fn health(&self) -> Health {
-        let redis = async {
-            let written = self.inner.live.takes_writes().await;
-            written
-                .inspect_err(|error| tracing::debug!(%error, "Redis is not ready"))
-                .map_err(|error| brief(&error))
-        };
-        let database = async {
-            let answered = self.inner.store.ping().await;
-            answered.map_err(|error| {
-                tracing::debug!(%error, "the database is not ready");
-                if error.is_unavailable() { UNREACHABLE } else { FAILS }.to_string()
-            })
-        };
-        let late = || Err("no answer in time".to_string());
-        let (redis, database) = tokio::join!(
-            tokio::time::timeout(HEALTH_PATIENCE, redis),
-            tokio::time::timeout(HEALTH_PATIENCE, database)
-        );
-        Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
-    }
-}
-
-const UNREACHABLE: &str = "unreachable";
-const FAILS: &str = "answers with an error";
-
-/// What is wrong with Redis, in words that tell nothing else. Its own word for an error (`READONLY`, `OOM`) is no secret.
-fn brief(error: &LiveError) -> String {
-    match error {
-        LiveError::Down => UNREACHABLE.into(),
-        LiveError::Timeout => "no answer in time".into(),
-        LiveError::Refused(reason) => {
-            let word = reason.split_whitespace().next().unwrap_or_default();
-            let is_plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
-            if is_plain { format!("takes no writes: {word}") } else { "takes no writes".into() }
-        }
-        _ => FAILS.into(),
     }
 }
 

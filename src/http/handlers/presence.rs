@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::http::AppState;
+use crate::http::activity::must_count;
 use crate::http::body::{OptionalJsonBody, given};
 use crate::http::extract::{Reader, bearer, of_caller};
 use crate::http::lists::Question;
 use crate::http::problem::Problem;
-use crate::http::query::ListParameters;
+use crate::http::query::{self, ListParameters};
 use crate::identity::FieldErrors;
 use crate::model::{HeartbeatWord, Millis};
 use crate::presence::{Beat, EmailSearch, ListQuery};
@@ -41,6 +42,8 @@ where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let who = bearer(state, request.headers())?;
+    query::none(request.uri().query())?;
+    must_count(request.headers())?;
     let word = if request.body().is_end_stream() {
         drop(request);
         HeartbeatWord::Online

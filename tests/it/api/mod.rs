@@ -2,6 +2,7 @@
 //!
 //! | module | asks about |
 //! |---|---|
+//! | [`activity`] | requests that leave the caller's presence as it is |
 //! | [`attacks`] | strings and bodies that mean harm |
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |
@@ -19,6 +20,7 @@
 //! | [`account_rule`] | who may not be present, however that came about |
 
 mod account_rule;
+mod activity;
 mod admin;
 mod attacks;
 mod errors;

@@ -67,6 +67,9 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
+        ("PRESENCE_METRICS_LISTEN", "nowhere", "such as 127.0.0.1:8000"),
+        ("PRESENCE_MAX_CONNECTIONS_PER_ADDRESS", "0", "1..=1000000"),
+        ("PRESENCE_MAX_REQUESTS_PER_USER", "none", "invalid digit"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -105,6 +108,9 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_SHUTDOWN_TIMEOUT",
         "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",
+        "PRESENCE_METRICS_LISTEN",
+        "PRESENCE_MAX_CONNECTIONS_PER_ADDRESS",
+        "PRESENCE_MAX_REQUESTS_PER_USER",
     ] {
         assert!(said.contains(name), "{name}");
     }
@@ -116,10 +122,16 @@ fn an_address_in_use_is_said_before_anything_starts() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let folder = tether::folder("taken");
-    let output = presenced(folder.path(), &[("PRESENCE_LISTEN", &address)], &["serve"]);
-    assert!(!output.status.success());
-    assert!(text(&output.stderr).contains("PRESENCE_LISTEN"), "{output:?}");
-    assert!(!folder.path().join("redis").exists());
+    let free = ("PRESENCE_LISTEN", "127.0.0.1:0");
+    for (env, setting) in [
+        (vec![("PRESENCE_LISTEN", address.as_str())], "set PRESENCE_LISTEN"),
+        (vec![free, ("PRESENCE_METRICS_LISTEN", &address)], "set PRESENCE_METRICS_LISTEN"),
+    ] {
+        let output = presenced(folder.path(), &env, &["serve"]);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).contains(setting), "{output:?}");
+        assert!(!folder.path().join("redis").exists());
+    }
 }
 
 /// After a service that was killed, the command does what its sweeper and persister would have done.
