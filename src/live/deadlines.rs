@@ -60,8 +60,17 @@ pub struct SeenPage {
     pub now: Millis,
     /// Users with their last heartbeat, the earliest deadline first.
     pub users: Vec<(UserId, Millis)>,
+    /// Users whose presence an administrator lent: no heartbeat made it.
+    pub lent: Vec<UserId>,
     /// Where to go on; `None` at the end.
     pub next: Option<SeenPlace>,
+}
+
+impl SeenPage {
+    /// All users of the page.
+    pub fn present(&self) -> Vec<UserId> {
+        self.users.iter().map(|(user, _)| *user).chain(self.lent.iter().copied()).collect()
+    }
 }
 
 impl LiveSet {
@@ -181,7 +190,6 @@ impl LiveSet {
 
     /// A page of who is present by deadline, with the last heartbeat that follows from it (`lua/seen.lua`), and where
     /// to go on (`None` at the end). Users who send heartbeats meanwhile move out of the walk: their time comes again.
-    /// Those whose presence an administrator lent are left out.
     pub async fn seen(&self, shard: u32, from: Option<SeenPlace>, most: u32) -> Result<SeenPage> {
         let keys = self.keys(shard);
         let reply: Vec<String> = named::seen
@@ -195,20 +203,28 @@ impl LiveSet {
             })
             .await?;
         let number = |index: usize| reply.get(index).and_then(|word| word.parse::<i64>().ok());
-        let (Some(now), Some(members)) = (number(0), number(2)) else {
+        let (Some(now), pairs) = (number(0), reply.get(2..).unwrap_or_default()) else {
             return Err(unexpected("seen", "too little"));
         };
         let until = from.map_or(Millis(now + self.ttl_ms()), |place| place.until);
-        let last = number(1).map(Millis).filter(|last| members >= i64::from(most) && *last < until);
-        let seen = reply[3..].chunks_exact(2).filter_map(|pair| {
-            let (user, deadline) = (pair[0].parse::<UserId>().ok()?, pair[1].parse::<i64>().ok()?);
-            (user > 0).then_some((user, Millis(deadline - self.ttl_ms())))
-        });
-        Ok(SeenPage {
+        let is_full = pairs.len() >= 2 * most as usize;
+        let last = number(1).map(Millis).filter(|last| is_full && *last < until);
+        let mut page = SeenPage {
             now: Millis(now),
-            users: seen.collect(),
+            users: Vec::with_capacity(pairs.len() / 2),
+            lent: Vec::new(),
             next: last.map(|after| SeenPlace { after, until }),
-        })
+        };
+        for pair in pairs.chunks_exact(2) {
+            match (pair[0].parse::<UserId>(), pair[1].parse::<i64>()) {
+                (Ok(user), Ok(deadline)) if user > 0 => {
+                    page.users.push((user, Millis(deadline - self.ttl_ms())));
+                }
+                (Ok(user), Err(_)) if user > 0 && pair[1].is_empty() => page.lent.push(user),
+                _ => {}
+            }
+        }
+        Ok(page)
     }
 
     /// Asks for the turn to write `last_seen` behind, which lasts for `span`: one process of many gets it.

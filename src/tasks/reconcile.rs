@@ -148,7 +148,7 @@ async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     let mut place = None;
     loop {
         let page = context.live.seen(shard, place, CHUNK).await?;
-        let ids: Vec<UserId> = page.users.into_iter().map(|(user, _)| user).collect();
+        let ids = page.present();
         let accounts = context.store.accounts(&ids).await?;
         let accounts: HashMap<UserId, OnlineStatus> =
             accounts.into_iter().map(|account| (account.id, account.mirror)).collect();

@@ -56,7 +56,7 @@ async fn pass(context: &Context, shard: u32) -> Result<(), LiveError> {
     let mut place = None;
     while context.live.verify_turn(shard, TURN).await? {
         let page = context.live.seen(shard, place, CHUNK).await?;
-        let users: Vec<_> = page.users.into_iter().map(|(user, _)| user).collect();
+        let users = page.present();
         if !context.live.all_have_keys(shard, &users).await? {
             let made = make_anew(context, shard, &users).await?;
             if made > 0 {

@@ -214,7 +214,7 @@ impl Model {
                 }
                 same("unsettled", &answer, &unsettled.iter().copied().collect())
             }
-            (Call::Seen { shard }, Reply::Seen(seen, more)) => {
+            (Call::Seen { shard }, Reply::Seen { users, lent, more }) => {
                 let shard = &self.shards[*shard as usize];
                 let mut ahead: Vec<_> = shard.deadlines().filter(|(at, _)| *at >= when.now).collect();
                 ahead.sort_unstable();
@@ -223,11 +223,14 @@ impl Model {
                 let last = ahead.get(most - 1).map_or(i64::MAX, |(at, _)| *at);
                 ahead.retain(|(at, _)| *at <= last);
                 // No heartbeat made the deadline of a lent presence.
-                let heard = ahead.iter().filter(|(_, user)| !shard.lent.contains(user));
-                let answer: Vec<_> = heard.map(|(at, user)| (*user, Millis(at - TTL))).collect();
-                let mut seen = seen.clone();
+                let (loans, heard): (Vec<_>, Vec<_>) =
+                    ahead.iter().partition(|(_, user)| shard.lent.contains(user));
+                let answer: Vec<_> = heard.into_iter().map(|(at, user)| (user, Millis(at - TTL))).collect();
+                let mut seen = users.clone();
                 seen.sort_unstable_by_key(|(user, at)| (*at, *user));
                 same("seen", &answer, &seen)?;
+                let answer: BTreeSet<_> = loans.into_iter().map(|(_, user)| user).collect();
+                same("lent", &answer, &lent.iter().copied().collect())?;
                 same("more", &(ahead.len() >= most && last < when.now + TTL), more)
             }
             (Call::Check { user, sid }, Reply::Checked(checked)) => {

@@ -134,7 +134,11 @@ pub enum Reply {
     Presences(Presences),
     Online(OnlinePage),
     Unsettled(Vec<(UserId, OnlineStatus)>),
-    Seen(Vec<(UserId, Millis)>, bool),
+    Seen {
+        users: Vec<(UserId, Millis)>,
+        lent: Vec<UserId>,
+        more: bool,
+    },
     Checked(Checked),
 }
 
@@ -251,7 +255,7 @@ impl Call {
             Self::Seen { shard } => {
                 let page = live.seen(*shard, None, FEW).await.unwrap();
                 let users = page.users.into_iter().map(|(user, at)| (user, here(at))).collect();
-                Reply::Seen(users, page.next.is_some())
+                Reply::Seen { users, lent: page.lent, more: page.next.is_some() }
             }
             Self::Check { user, sid } => {
                 Reply::Checked(live.check(*user, SessionId::parse(sid).as_ref()).await.unwrap())

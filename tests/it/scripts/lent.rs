@@ -54,16 +54,19 @@ async fn the_write_behind_of_last_seen_leaves_out_what_was_lent_and_pages_on() {
         bench.beat(user + 10, "phone", Online).await;
     }
     bench.beat(5, "phone", Online).await;
-    let (mut users, mut place, mut pages) = (Vec::new(), None, 0);
+    let (mut users, mut lent, mut place, mut pages) = (Vec::new(), Vec::new(), None, 0);
     loop {
         let page = bench.live.seen(0, place, 4).await.unwrap();
         users.extend(page.users.into_iter().map(|(user, _)| user));
+        lent.extend(page.lent);
         (place, pages) = (page.next, pages + 1);
         if place.is_none() {
             break;
         }
     }
     users.sort_unstable();
+    lent.sort_unstable();
+    assert_eq!(lent, [1, 2, 3, 4, 6, 7, 8, 9], "which is for whatever compares all who are present");
     assert_eq!(users, [5, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
     assert!(pages >= 4, "a page is full of those it looked at: {pages}");
 }
