@@ -93,7 +93,6 @@ async fn what_was_lent_ahead_ends_in_time_too_and_so_does_a_user_whose_key_is_go
 
 #[tokio::test]
 async fn a_crowd_from_ahead_is_brought_back_at_once_though_many_share_a_deadline() {
-    let bench = Bench::start().await;
     const CROWD: &str = "for user = 1, 2300 do
           local key, ahead = 'presence:{0}:user:' .. user, tonumber(ARGV[1]) + math.floor(user / 1200)
           redis.call('HSET', key, 'status', 'online', 'since', ahead, 's:phone', ahead)
@@ -101,6 +100,7 @@ async fn a_crowd_from_ahead_is_brought_back_at_once_though_many_share_a_deadline
           redis.call('ZADD', KEYS[1], ahead + ARGV[2], user)
         end
         return 'added'";
+    let bench = Bench::start().await;
     let ahead = (now_ms() + HOUR_MS).to_string();
     assert_eq!(bench.redis.cli(&["EVAL", CROWD, "1", LIVE, &ahead, &TTL_MS.to_string()]), "added");
     bench.beat(9_000, "phone", Online).await;

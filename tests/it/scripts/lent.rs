@@ -81,9 +81,9 @@ async fn an_expiry_of_what_was_lent_is_no_sighting_whoever_notices_it() {
         let deadline = bench.redis.cli(&["ZSCORE", LIVE, "7"]);
         match noticed_by {
             0 => assert_eq!(bench.live.claim(0, &[7, 7]).await.unwrap(), 1),
-            1 => drop(bench.beat(7, "phone", Online).await),
+            1 => assert!(matches!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::Present(_))),
             2 => lend(&bench, 7, OnlineStatus::Away).await,
-            _ => drop(bench.tell(&[(7, Verdict::Block)]).await),
+            _ => assert_eq!(bench.tell(&[(7, Verdict::Block)]).await, 1),
         }
         let [user, to, reason, at, seen] = &bench.entries()[1];
         assert_eq!([user, to, reason, at, seen], ["7", "offline", "expired", &deadline, ""], "{noticed_by}");

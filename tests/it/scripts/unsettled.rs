@@ -66,9 +66,9 @@ async fn of_five_thousand_who_are_unsettled_none_is_left_out() {
 
 #[tokio::test]
 async fn a_deadline_that_is_claimed_while_the_pages_are_read_is_in_one_of_them() {
-    let bench = Bench::start().await;
     const CROWD: &str =
         "for user = 1, 9000 do redis.call('ZADD', KEYS[1], 1000 + user, user) end return 'added'";
+    let bench = Bench::start().await;
     for _ in 0..3 {
         assert_eq!(bench.redis.cli(&["EVAL", CROWD, "1", LIVE]), "added");
         let claims = async {
