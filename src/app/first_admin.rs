@@ -47,7 +47,7 @@ pub(super) fn not_shown(error: &std::io::Error, admin: Option<&Admin>) {
              set a new one with: {RESET}"
         ),
         None => {
-            tracing::warn!(%error, "the address could not be shown, because standard output cannot be written")
+            tracing::warn!(%error, "the address could not be shown, because standard output cannot be written");
         }
     }
 }

@@ -43,10 +43,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let doors = settings.doors.open()?;
     // Before anything else, so that an address in use is known at once.
     let listener = listen(settings.doors.listen, "PRESENCE_LISTEN (--listen)").await?;
-    let metrics_listener = match settings.doors.metrics_listen {
-        Some(address) => Some(listen(address, "PRESENCE_METRICS_LISTEN (--metrics-listen)").await?),
-        None => None,
-    };
+    let metrics_listener = metrics_listener(settings).await?;
     let folder = DataFolder::of(settings)?;
     let embeds = settings.redis_url.is_none() || settings.database_url.is_none();
     // Until the embedded server has ended.
@@ -78,15 +75,7 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
             return other.map(drop);
         }
     };
-    let mut database = std::pin::pin!(async {
-        backing::migrate_in_time(&store).await?;
-        backing::mend_counts_beside(&store);
-        if let Some(admin) = first_admin::ensure(settings, &store, &identity).await? {
-            admin.print();
-        }
-        anyhow::Ok(())
-    });
-
+    let mut database = std::pin::pin!(prepare_database(settings, &store, &identity));
     let mut pair = std::pin::pin!(check_pair(&live, &store, &presence));
 
     let (counts, mut metrics) = (Counts::default(), Registry::default());
@@ -146,6 +135,25 @@ pub(super) async fn serve(settings: &Settings) -> anyhow::Result<()> {
     end(embedded, farewell).await;
     tracing::debug!("stopped");
     outcome
+}
+
+async fn metrics_listener(settings: &Settings) -> anyhow::Result<Option<tokio::net::TcpListener>> {
+    let Some(address) = settings.doors.metrics_listen else { return Ok(None) };
+    Ok(Some(listen(address, "PRESENCE_METRICS_LISTEN (--metrics-listen)").await?))
+}
+
+/// The schema, and the first administrator where there is none.
+async fn prepare_database(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    identity: &Identity,
+) -> anyhow::Result<()> {
+    backing::migrate_in_time(store).await?;
+    backing::mend_counts_beside(store);
+    if let Some(admin) = first_admin::ensure(settings, store, identity).await? {
+        admin.print();
+    }
+    Ok(())
 }
 
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {

@@ -118,7 +118,9 @@ fn table() -> Vec<Route<AppState>> {
         route("/api/users/token/refresh", post(identity::refresh)).carried(),
         route("/api/users/logout", post(identity::logout)).carried(),
         route("/api/users/me", get(identity::me)),
-        route("/api/users/me/sessions", get(sessions::own).delete(sessions::end_all_own)).carried(),
+        route("/api/users/me/sessions", get(sessions::own).delete(sessions::end_all_own))
+            .carried()
+            .with_parameters(),
         route("/api/users/me/sessions/{sid}", delete(sessions::end_own)).carried(),
         // Presence.
         route("/api/users/heartbeat", post(presence::heartbeat)),
@@ -134,7 +136,8 @@ fn table() -> Vec<Route<AppState>> {
             "/api/users/admin/users/{id}/sessions",
             get(sessions::of_user).delete(sessions::end_all_of_user),
         )
-        .carried(),
+        .carried()
+        .with_parameters(),
         route("/api/users/admin/users/{id}/sessions/{sid}", delete(sessions::end_of_user)).carried(),
         route("/api/users/admin/audit", get(trail::trail)).with_parameters(),
         // Operations.

@@ -38,7 +38,7 @@ impl Limit {
 
     /// `count` at once and in each minute; at least one.
     pub const fn per_minute(count: u32) -> Self {
-        Self { count: if count == 0 { 1 } else { count }, period: Duration::from_secs(60) }
+        Self { count: if count == 0 { 1 } else { count }, period: Duration::from_mins(1) }
     }
 
     /// The time in which one is given back, microseconds, rounded up.

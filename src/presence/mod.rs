@@ -11,6 +11,7 @@ mod fence;
 mod health;
 mod kept;
 mod read;
+mod restored;
 mod shared;
 mod trouble;
 
@@ -389,65 +390,6 @@ impl PresenceService {
     /// The process ends: what it was preparing in Redis is somebody else's to begin at once.
     pub async fn resign(&self) -> Result<(), PresenceError> {
         self.inner.fence.give_up().await
-    }
-
-    /// The shards that were found without their live set or their stream, or had lost data, since the last call: their users are
-    /// to be compared with SQL.
-    pub fn take_damaged(&self) -> std::collections::BTreeSet<u32> {
-        self.inner.fence.take_damaged()
-    }
-
-    /// Compares the blocklist in Redis with SQL and corrects it: SQL may have been restored from a dump, and its log of
-    /// account changes may not lead from where Redis is. Returns how many accounts differed.
-    ///
-    /// # Errors
-    /// Where SQL or a shard could not be asked.
-    pub async fn compare_blocklist(&self) -> Result<u64, PresenceError> {
-        self.inner.fence.compare().await
-    }
-
-    /// Sees to it that SQL gives no account id again that it gave before a dump was restored: tokens may still be good that
-    /// speak for it.
-    ///
-    /// # Errors
-    /// Where Redis or SQL cannot be asked.
-    pub async fn keep_ids_from_coming_again(&self) -> Result<(), PresenceError> {
-        let (live, store) = (&self.inner.live, &self.inner.store);
-        let in_sql = store.max_user_id().await?;
-        match live.largest_user_id().await? {
-            Some(largest) if largest > in_sql => {
-                if store.raise_user_id_sequence(largest).await? {
-                    tracing::warn!(
-                        largest,
-                        in_sql,
-                        "SQL lacks accounts that it had (a dump was restored?): new accounts get ids beyond theirs"
-                    );
-                }
-            }
-            _ if in_sql > 0 => live.note_user_id(in_sql).await?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Says that SQL may have been replaced: [`Self::blocklist_is_doubtful`] returns.
-    pub fn doubt_blocklist(&self) {
-        self.inner.fence.doubt();
-    }
-
-    /// Returns when the blocklist should be compared with SQL again.
-    pub async fn blocklist_is_doubtful(&self) {
-        self.inner.fence.doubtful().await;
-    }
-
-    /// Says that Redis was found without what it must hold.
-    pub fn redis_has_forgotten(&self) {
-        self.inner.fence.miss();
-    }
-
-    /// Returns when Redis was found without what it must hold, even if no connection broke.
-    pub async fn loss_noticed(&self) {
-        self.inner.fence.missed().await;
     }
 
     /// Waits until Redis answers after it did not. It may have missed the end of sessions meanwhile, and may have taken

@@ -91,6 +91,7 @@ pub fn store_error<DB: Dialect>(error: sqlx::Error) -> StoreError {
 
 /// A connection of the pool for the length of one call.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each tells of another thing, and all combinations occur")]
 pub struct Lease<DB: Dialect> {
     /// `None` only while being dropped.
     connection: Option<PoolConnection<DB>>,

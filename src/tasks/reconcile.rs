@@ -135,7 +135,7 @@ async fn compare_blocklist(context: &Context) {
     match context.presence.compare_blocklist().await {
         Ok(0) => {}
         Ok(accounts) => {
-            tracing::warn!(accounts, "the blocklist in Redis differed from SQL and was corrected")
+            tracing::warn!(accounts, "the blocklist in Redis differed from SQL and was corrected");
         }
         Err(error) => tracing::debug!(%error, "the blocklist could not be compared with SQL"),
     }

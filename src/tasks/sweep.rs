@@ -72,7 +72,7 @@ async fn bring_back(live: &LiveSet, shard: u32, now: Millis) {
     match live.bring_back_from_ahead(shard, now).await {
         Ok(0) => {}
         Ok(users) => {
-            tracing::warn!(users, shard, "Redis's clock was set back: heartbeats from ahead count as of now")
+            tracing::warn!(users, shard, "Redis's clock was set back: heartbeats from ahead count as of now");
         }
         // The next look tries again.
         Err(error) => tracing::debug!(%error, "deadlines that lie ahead could not be brought back"),

@@ -97,13 +97,20 @@ fn derived(c: char) -> Derived {
     use GeneralCategory as G;
     match c {
         // The exceptions of RFC 5892, section 2.6.
-        '\u{df}' | '\u{3c2}' | '\u{6fd}' | '\u{6fe}' | '\u{f0b}' | '\u{3007}' => return Derived::Valid,
-        '\u{b7}' | '\u{375}' | '\u{5f3}' | '\u{5f4}' | '\u{30fb}' => return Derived::InContext,
-        '\u{660}'..='\u{669}' | '\u{6f0}'..='\u{6f9}' => return Derived::InContext,
+        // And ASCII, whose class comes before all other rules.
+        '\u{df}' | '\u{3c2}' | '\u{6fd}' | '\u{6fe}' | '\u{f0b}' | '\u{3007}' | '!'..='~' => {
+            return Derived::Valid;
+        }
+        '\u{b7}'
+        | '\u{375}'
+        | '\u{5f3}'
+        | '\u{5f4}'
+        | '\u{30fb}'
+        | '\u{660}'..='\u{669}'
+        | '\u{6f0}'..='\u{6f9}' => return Derived::InContext,
         '\u{640}' | '\u{7fa}' | '\u{302e}' | '\u{302f}' | '\u{3031}'..='\u{3035}' | '\u{303b}' => {
             return Derived::Disallowed;
         }
-        '!'..='~' => return Derived::Valid,
         _ if CodePointSetData::new::<JoinControl>().contains(c) => return Derived::InContext,
         _ => {}
     }

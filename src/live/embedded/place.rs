@@ -266,7 +266,9 @@ fn make_in(base: &Path) -> std::result::Result<PathBuf, String> {
 }
 
 fn random_name() -> std::io::Result<String> {
-    let mut bytes = [0; 5];
+    let mut bytes = [0_u8; 5];
     getrandom::fill(&mut bytes).map_err(std::io::Error::from)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut padded = [0; 8];
+    padded[3..].copy_from_slice(&bytes);
+    Ok(format!("{:010x}", u64::from_be_bytes(padded)))
 }

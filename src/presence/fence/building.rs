@@ -179,16 +179,15 @@ impl FenceKeeper {
                 before.damaged.insert(*shard);
             }
             let known = self.live.last_heard(*shard).max(fence.newest).max(in_sql.unwrap_or(Millis(0)));
-            let loss =
+            let before_it =
                 Loss { hold: Duration::ZERO, served_until: known.plus(SERVED_MARGIN_MS), newest_in_sql };
-            before.losses.insert(*shard, loss);
+            before.losses.insert(*shard, before_it);
             before.cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
-        for (shard, loss) in &mut before.losses {
+        for loss in before.losses.values_mut() {
             if lost {
                 loss.hold = self.live.ttl();
-            } else if !before.damaged.contains(shard) {
-                // Users of a live set that was lost were served until then, though nothing else was lost.
+            } else {
                 loss.served_until = Millis(0);
             }
         }

@@ -342,7 +342,7 @@ async fn no_text_in_any_field_is_more_than_the_service_can_bear(engine: Engine) 
     let texts = [
         "\0".to_owned(),
         "a\0b@example.org".to_owned(),
-        "😀👩‍👩‍👧‍👦".to_owned(),
+        "Ωμέγα-東京-ابن".to_owned(),
         "\u{202e}gnihton\u{200f}\u{2066}".to_owned(),
         "\u{feff}\u{ffff}\u{10ffff}".to_owned(),
         "\r\n\t\u{7f}\u{85}".to_owned(),
@@ -403,7 +403,7 @@ async fn no_text_in_any_field_is_more_than_the_service_can_bear(engine: Engine) 
         bearable(&answer, "user-agent");
     }
     // What was taken can be found, and shown to everybody.
-    let found = api.get("all-users/?search=%F0%9F%98%80%F0%9F%91%A9", admin).await.1;
+    let found = api.get("all-users/?search=%E6%9D%B1%E4%BA%AC", admin).await.1;
     assert_eq!(found["results"][0]["username"], texts[2]);
     assert_eq!(api.get("admin/users/?per_page=1000", admin).await.0, 200);
     assert_eq!(api.login(&texts[2]).await.user["username"], texts[2]);

@@ -229,6 +229,8 @@ async fn a_task_that_dies_ends_the_process_and_is_named() {
         ("keys", "the keeper of the issuers' keys has ended"),
         ("group_commit", "a worker of the group commit has died"),
     ] {
+        // Each has a database of its own.
+        redis.cli(&["FLUSHALL"]);
         let options = PresencedOptions {
             redis_url: Some(redis.url()),
             env: vec![secret_variable(), ("PRESENCE_PANIC_IN".to_owned(), task.to_owned())],

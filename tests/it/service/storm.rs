@@ -109,8 +109,8 @@ async fn storm(users: i64) {
     scene
         .sql
         .run(&format!(
-            "INSERT INTO users (id, username, email, password_hash, role, online_status) SELECT n, 'u' || n, \
-             'u' || n || '@x.example', '-', 'user', 'online' FROM generate_series({first}, {until}) n"
+            "INSERT INTO users (id, username, email, password_hash, role, online_status, presence_version) SELECT n, 'u' || n, \
+             'u' || n || '@x.example', '-', 'user', 'online', 1 FROM generate_series({first}, {until}) n"
         ))
         .await;
     scene.sql.run("ANALYZE users").await;

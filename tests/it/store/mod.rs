@@ -11,6 +11,7 @@ mod leftovers;
 mod locks;
 mod mirror;
 mod names;
+mod names_on_postgres;
 mod outage;
 mod replication;
 mod scans;

@@ -44,7 +44,7 @@ fn named(username: &str, email: &str) -> NewAccount {
     NewAccount { email: email.into(), ..new_account(username) }
 }
 
-async fn add(db: &Db, username: &str, email: &str) -> Result<UserId, &'static str> {
+pub(super) async fn add(db: &Db, username: &str, email: &str) -> Result<UserId, &'static str> {
     match db.store.create_account(&named(username, email), None).await {
         Ok(account) => Ok(account.id),
         Err(StoreError::Taken { field }) => Err(field),
@@ -64,11 +64,11 @@ async fn readdress(db: &Db, user: UserId, email: &str) -> Result<(), &'static st
     }
 }
 
-async fn found(db: &Db, login: &str) -> Option<UserId> {
+pub(super) async fn found(db: &Db, login: &str) -> Option<UserId> {
     db.store.credentials(login).await.unwrap().map(|found| found.account.id)
 }
 
-async fn insert(db: &Db, username: &str, email: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(db: &Db, username: &str, email: &str) -> Result<(), sqlx::Error> {
     let insert =
         format!("INSERT INTO users (username, email, password_hash) VALUES ('{username}', '{email}', 'x')");
     db.try_sql(&insert).await
@@ -82,7 +82,7 @@ async fn all_keys(db: &Db) -> Vec<String> {
     db.texts(statement).await
 }
 
-async fn complete(db: &Db) -> u64 {
+pub(super) async fn complete(db: &Db) -> u64 {
     let mut completed = 0;
     loop {
         match db.store.complete_login_names(2).await.unwrap() {
@@ -92,18 +92,18 @@ async fn complete(db: &Db) -> u64 {
     }
 }
 
-async fn clashes(db: &Db) -> Vec<String> {
+pub(super) async fn clashes(db: &Db) -> Vec<String> {
     db.store.login_name_clashes(0, 100).await.unwrap().iter().map(ToString::to_string).collect()
 }
 
 /// All keys are those of the names, and none waits.
-async fn all_right(db: &Db) {
+pub(super) async fn all_right(db: &Db) {
     for names in db.store.login_names_after(0, 1_000).await.unwrap() {
         assert!(names.are_right() && !names.is_marked, "{names:?}");
     }
 }
 
-async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
+pub(super) async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
     db.store.migrate().await.unwrap();
     let ada = add(&db, "Ada", "ada@example.com").await.unwrap();
     let street = add(&db, "Straße", "ΣΊΣΥΦΟΣ@example.com").await.unwrap();
@@ -161,7 +161,7 @@ async fn two_spellings_of_a_name_are_one_login_name(db: Db) {
     assert_eq!(clashes(&db).await, [""; 0]);
 }
 
-async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
+pub(super) async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
     db.store.migrate().await.unwrap();
     let names = ["ibrahim", "İbrahim", "ıbrahim", "din", "dın", "а", "a"];
     for (index, name) in names.iter().enumerate() {
@@ -172,7 +172,7 @@ async fn names_that_only_some_locales_take_for_equal_are_two(db: Db) {
     assert_eq!(add(&db, "DIN", "x@y").await, Err("username"));
 }
 
-async fn a_search_goes_by_the_same_rule(db: Db) {
+pub(super) async fn a_search_goes_by_the_same_rule(db: Db) {
     db.store.migrate().await.unwrap();
     let street = add(&db, "Straße 100%_", "ÉVA@x.example").await.unwrap();
     let eva = add(&db, "Éva", "strasse@example.com").await.unwrap();
@@ -324,7 +324,7 @@ async fn a_save_that_changes_no_name_touches_no_key(db: Db) {
 }
 
 /// Brings an empty database to version 0003, by the files themselves.
-async fn to_third_version(db: &Db) {
+pub(super) async fn to_third_version(db: &Db) {
     let engine = if db.url.starts_with("sqlite") { "sqlite" } else { "postgres" };
     let folder = tempfile::tempdir().unwrap();
     for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
@@ -337,7 +337,7 @@ async fn to_third_version(db: &Db) {
     }
 }
 
-async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
+pub(super) async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
     to_third_version(&db).await;
     let rows = [
         (1, "Ada", "ada@example.com"),
@@ -345,8 +345,8 @@ async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
         // Of two ASCII names, and of one that only the service can fold, the older keeps it.
         (3, "bob", "kim@outlook.com"),
         (4, "KIM@outlook.com", "four@example.com"),
-        (5, "\u{212a}im", "five@example.com"),
-        (6, "kim", "six@example.com"),
+        (5, "Groß", "five@example.com"),
+        (6, "GROSS", "six@example.com"),
         (7, "Straße", "seven@example.com"),
         (8, "STRASSE", "eight@example.com"),
         (9, "\u{200b}", "nine@example.com"),
@@ -358,12 +358,12 @@ async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
         .await;
     }
     db.store.migrate().await.unwrap();
-    for login in ["ada", "same@example.com", "Straße", "\u{212a}im", "kim@OUTLOOK.com"] {
+    for login in ["ada", "same@example.com", "Straße", "Groß", "kim@OUTLOOK.com"] {
         assert!(found(&db, login).await.is_some(), "{login} before it is completed");
     }
     assert_eq!(complete(&db).await, 3);
     for (login, user) in
-        [("ADA", 1), ("same@example.com", 2), ("kim@outlook.com", 3), ("KIM", 5), ("strasse", 7)]
+        [("ADA", 1), ("same@example.com", 2), ("kim@outlook.com", 3), ("gross", 5), ("strasse", 7)]
     {
         assert_eq!(found(&db, login).await, Some(user), "{login}");
     }
@@ -377,7 +377,7 @@ async fn accounts_from_before_the_keys_lose_nothing(db: Db) {
     assert_eq!(add(&db, "STRASSE", "x@y").await, Err("username"));
     // Given another name, it holds that.
     db.sql("UPDATE users SET username = 'own' WHERE id = 6").await;
-    assert_eq!((found(&db, "own").await, found(&db, "kim").await), (Some(6), Some(5)));
+    assert_eq!((found(&db, "own").await, found(&db, "gross").await), (Some(6), Some(5)));
     assert_eq!(db.store.login_name_clashes(0, 100).await.unwrap().len(), 2);
     all_right(&db).await;
 }
@@ -451,48 +451,4 @@ async fn of_many_that_want_one_name_at_once_one_gets_it(db: Db) {
     complete(&db).await;
     all_right(&db).await;
     assert!(found(&db, "ø7").await.is_some() && found(&db, "ü7").await.is_none());
-}
-
-/// In a Turkish locale lower('I') is no 'i'. PostgreSQL brings that locale along from version 15 on.
-#[tokio::test]
-async fn a_turkish_database_keeps_the_same_rule() {
-    let version: u32 = Db::postgres().await.texts("SHOW server_version_num").await[0].parse().unwrap();
-    if version < 150_000 {
-        return;
-    }
-    let turkish = async || {
-        Db::empty_postgres_with("TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR' LOCALE 'C'").await
-    };
-    two_spellings_of_a_name_are_one_login_name(turkish().await).await;
-    names_that_only_some_locales_take_for_equal_are_two(turkish().await).await;
-    a_search_goes_by_the_same_rule(turkish().await).await;
-    accounts_from_before_the_keys_lose_nothing(turkish().await).await;
-
-    // Its former index has let in two that are equal by the rule.
-    let db = turkish().await;
-    to_third_version(&db).await;
-    insert(&db, "din", "one@example.com").await.unwrap();
-    insert(&db, "DIN", "two@example.com").await.unwrap();
-    db.store.migrate().await.unwrap();
-    assert_eq!(found(&db, "Din").await, found(&db, "one@example.com").await);
-    assert_eq!(clashes(&db).await.len(), 1);
-    assert_eq!(add(&db, "dIN", "x@y").await, Err("username"));
-}
-
-/// What arrives by replication has been accepted elsewhere: it is taken, compared and, where it clashes, named.
-#[tokio::test]
-async fn replicated_accounts_are_taken_and_compared_on_postgres() {
-    let db = Db::postgres().await;
-    let ada = add(&db, "ada", "ada@example.com").await.unwrap();
-    db.sql(
-        "SET session_replication_role = replica; \
-         INSERT INTO users (username, email, password_hash) VALUES ('bob', 'ADA', 'x'), ('eve', 'eve@x', 'x'); \
-         RESET session_replication_role",
-    )
-    .await;
-    assert!(found(&db, "bob").await.is_some(), "at once");
-    assert_eq!(complete(&db).await, 2);
-    assert_eq!(found(&db, "ada").await, Some(ada));
-    assert_eq!(clashes(&db).await.len(), 1);
-    all_right(&db).await;
 }

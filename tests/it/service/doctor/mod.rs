@@ -66,10 +66,11 @@ impl Scene {
         self.redis.cli(&["SET", "presence:{0}:epoch", &format!("{run_id} {long_ago}")]);
     }
 
-    /// All that Redis holds, to show that a look changes nothing.
+    /// All that Redis holds but the lock of the service's own comparison, which runs out; to show that a look changes nothing.
     fn in_redis(&self) -> String {
         let dump = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
-                    all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) .. redis.call('PEXPIRETIME', key) end \
+                    if not key:find(':verify') then \
+                    all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) .. redis.call('PEXPIRETIME', key) end end \
                     table.sort(all) return all";
         self.redis.cli(&["EVAL", dump, "0"])
     }

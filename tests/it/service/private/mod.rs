@@ -184,8 +184,10 @@ async fn a_database_that_a_url_names_is_its_owners_alone_and_its_folder_stays_as
         (there.join("link.db"), target),
     ] {
         let url = format!("sqlite://{}", file.display());
+        // Each database has an embedded server of its own.
+        let data = folder.path().join(format!("data-{}", file.display().to_string().replace('/', "-")));
         for life in 0..2 {
-            let service = start(&folder.path().join("data"), &[("DATABASE_URL", &url)]).await;
+            let service = start(&data, &[("DATABASE_URL", &url)]).await;
             for suffix in ["", "-wal", "-shm"] {
                 let path = PathBuf::from(format!("{}{suffix}", companions_of.display()));
                 assert_eq!(mode(&path), 0o600, "{} in life {life}", path.display());
