@@ -75,7 +75,10 @@ impl Others {
                 let token = tokens[usize::try_from(dice.roll(tokens.len() as u64)).unwrap()].clone();
                 let (api, told) = (api.clone(), told.clone());
                 tokio::spawn(async move {
-                    let status = api.heartbeat(&token).await.0;
+                    let (status, body, _) = api.heartbeat(&token).await;
+                    if status.as_u16() != 200 {
+                        eprintln!("BODY {body:?} {:?}", due.elapsed());
+                    }
                     let _ = told.send((due, status.as_u16(), due.elapsed()));
                 });
             }
