@@ -309,6 +309,8 @@ pub struct Upkeep {
 pub struct MirrorPage {
     /// The last account of the page; `None` at the end.
     pub last: Option<UserId>,
+    /// Whether the page held as many accounts as were asked for.
+    pub is_full: bool,
     /// How many mirrors differed from the history and were put right.
     pub mended: u64,
 }

@@ -40,7 +40,7 @@ async fn flush(context: &Context, shard: u32) -> Result<(), PresenceError> {
     loop {
         let (seen, next) = context.live.seen(shard, place, CHUNK).await?;
         if !seen.is_empty() {
-            // Redis's clock, or a little later: no heartbeat of somebody present is older than a TTL.
+            // Redis's clock, or a little later: no heartbeat of a present user is older than a TTL.
             let newest = seen.iter().map(|(_, at)| *at).max().unwrap_or(Millis(0));
             let now = newest.plus(i64::try_from(context.live.ttl().as_millis()).unwrap_or(i64::MAX));
             context.store.touch_last_seen(&seen, now).await?;

@@ -18,8 +18,8 @@ use crate::store::{StoreError, Upkeep};
 const EVERY: Duration = Duration::from_secs(2);
 /// Accounts that are compared at each look: up to so many, a mirror that differs is right again within [`EVERY`].
 const PAGE: u32 = 5_000;
-/// The next look is at least so many times as far away as the last one took: large tables on slow disks cost SQL a twentieth
-/// of one core.
+/// After a full page the next one is at least so many times as far away as this one took: large tables on slow disks cost
+/// SQL a twentieth of one core.
 const SHARE: u32 = 20;
 
 static TROUBLE: Trouble = Trouble::new(
@@ -27,7 +27,7 @@ static TROUBLE: Trouble = Trouble::new(
 );
 
 /// How far the comparison has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     /// The table, as [`Upkeep::identity`] names it; empty before the first look.
     identity: String,
@@ -38,9 +38,16 @@ struct Progress {
     after: UserId,
     /// Whether the pass goes on without pauses until it is through.
     in_one_go: bool,
+    /// When the next page is compared.
+    due: Instant,
 }
 
 impl Progress {
+    fn begin() -> Self {
+        let (identity, due) = (String::new(), Instant::now());
+        Self { identity, largest_id: 0, after: 0, in_one_go: false, due }
+    }
+
     /// Notes what the look found; a pass without pauses begins where mirrors may have been changed without a trigger.
     fn note(&mut self, upkeep: &Upkeep) {
         if self.identity != upkeep.identity || upkeep.triggers_enabled > 0 {
@@ -52,14 +59,13 @@ impl Progress {
 }
 
 pub(super) async fn run(context: &Context) {
-    let mut progress = Progress::default();
+    let mut progress = Progress::begin();
     loop {
-        let began = Instant::now();
         match look(context, &mut progress).await {
             Ok(()) => TROUBLE.over(),
             Err(error) => TROUBLE.note(&error),
         }
-        sleep(EVERY.max(began.elapsed() * SHARE)).await;
+        sleep(EVERY).await;
     }
 }
 
@@ -82,12 +88,23 @@ async fn look(context: &Context, progress: &mut Progress) -> Result<(), StoreErr
         );
     }
     progress.note(&upkeep);
+    if progress.in_one_go || progress.due <= Instant::now() {
+        compare(context, progress).await?;
+    }
+    Ok(())
+}
+
+/// Compares the next page of accounts, or all that are left of the pass.
+async fn compare(context: &Context, progress: &mut Progress) -> Result<(), StoreError> {
+    let began = Instant::now();
     let mut mended = 0;
     loop {
         let page = context.store.mend_mirrors_after(progress.after, PAGE).await?;
         mended += page.mended;
-        progress.after = page.last.unwrap_or(0);
-        progress.in_one_go &= page.last.is_some();
+        // Fewer accounts than a page holds: the next pass begins at once.
+        progress.after = page.last.filter(|_| page.is_full).unwrap_or(0);
+        progress.due = if page.is_full { Instant::now() + began.elapsed() * SHARE } else { began };
+        progress.in_one_go &= page.is_full;
         if !progress.in_one_go {
             break;
         }
@@ -96,7 +113,7 @@ async fn look(context: &Context, progress: &mut Progress) -> Result<(), StoreErr
     if mended > 0 {
         tracing::warn!(
             count = mended,
-            "users.online_status was changed by another hand, and set to where the history leads"
+            "users.online_status was changed by another application, and set to where the history leads"
         );
     }
     Ok(())
@@ -110,9 +127,9 @@ mod tests {
         Upkeep { identity: identity.into(), triggers_enabled, ..Upkeep::default() }
     }
 
-    #[test]
-    fn everything_is_compared_at_the_start_and_after_triggers_were_off_or_the_table_was_replaced() {
-        let mut progress = Progress::default();
+    #[tokio::test]
+    async fn everything_is_compared_at_the_start_and_after_triggers_were_off_or_the_table_was_replaced() {
+        let mut progress = Progress::begin();
         for (found, in_one_go) in
             [(upkeep("a", 0), true), (upkeep("a", 0), false), (upkeep("a", 1), true), (upkeep("b", 0), true)]
         {

@@ -22,7 +22,7 @@ const CHANNEL: &str = "presence_account_changes";
 /// The log is pruned this often, by each process that reads it.
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
-/// After so long without a notice the log is looked at. That shows as well whether the connection still stands, and finds
+/// After so long without a notice the log is looked at. That shows as well whether the connection is alive, and finds
 /// changes whose notice went missing: before version 15, PostgreSQL delivers those of replicated rows only with the next
 /// notice of an ordinary session.
 const SILENCE: Duration = Duration::from_secs(15);

@@ -6,7 +6,7 @@ use sqlx::{query, query_as};
 
 use super::{COUNT_TIMEOUT, PgLease, Postgres, lists};
 use crate::model::UserId;
-use crate::store::rows::no_row;
+use crate::store::rows::{ComparedPage, ComparedPageRow, no_row};
 use crate::store::{MirrorPage, Result, Store, Upkeep};
 
 impl Postgres {
@@ -32,13 +32,14 @@ impl Postgres {
     }
 
     pub(super) async fn compare_mirrors(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
-        let (last, differ) = self
+        let page = self
             .with(async |lease| {
                 lease.uncounted();
                 compare(lease, after, limit).await
             })
             .await?;
-        Ok(MirrorPage { last, mended: self.mend_mirror(&differ).await? })
+        let mended = self.mend_mirror(&page.differ).await?;
+        Ok(MirrorPage { last: page.last, is_full: page.accounts >= i64::from(limit), mended })
     }
 }
 
@@ -96,15 +97,10 @@ pub async fn largest_id(lease: &mut PgLease) -> Result<UserId> {
     Ok(row.ok_or_else(no_row)?.0)
 }
 
-/// Compares the mirrors of one page of accounts with their histories: the last account of the page (`None` where it is
-/// empty), and those whose mirror differs, with their versions. A user without a history was never present if no version
-/// says otherwise.
-pub async fn compare(
-    lease: &mut PgLease,
-    after: UserId,
-    limit: u32,
-) -> Result<(Option<UserId>, Vec<(UserId, i64)>)> {
-    let rows: Vec<(UserId, i64, bool)> = lease
+/// Compares the mirrors of one page of accounts with their histories. A user without a history was never present if no
+/// version says otherwise.
+pub async fn compare(lease: &mut PgLease, after: UserId, limit: u32) -> Result<ComparedPage> {
+    let rows: Vec<ComparedPageRow> = lease
         .rows(
             query_as(
                 "WITH page AS MATERIALIZED (SELECT id, online_status, presence_version FROM users \
@@ -114,13 +110,11 @@ pub async fn compare(
                  WHERE t.user_id = p.id ORDER BY t.id DESC LIMIT 1) AS h ON true \
                  WHERE p.online_status <> \
                  COALESCE(h.to_status, CASE WHEN p.presence_version > 0 THEN p.online_status ELSE 'offline' END) \
-                 UNION ALL SELECT max(id), 0, true FROM page HAVING count(*) > 0",
+                 UNION ALL SELECT max(id), count(*), true FROM page",
             )
             .bind(after)
             .bind(i64::from(limit)),
         )
         .await?;
-    let last = rows.iter().find(|(.., is_last)| *is_last).map(|(id, ..)| *id);
-    let differ = rows.into_iter().filter(|(.., is_last)| !is_last).map(|(id, version, _)| (id, version));
-    Ok((last, differ.collect()))
+    Ok(ComparedPage::of(rows))
 }

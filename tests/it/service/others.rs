@@ -28,7 +28,8 @@ async fn waiting(scene: &Scene) -> String {
     scene.redis.cli(&["XLEN", STREAM])
 }
 
-/// The user of each transition that SQL lacks. (At the start of a Redis, whom SQL calls offline is said again to be online.)
+/// The user of each transition that SQL lacks. (After the start of a Redis the service appends the status
+/// of present users once more, so that SQL can correct its copy.)
 fn users_waiting(scene: &Scene) -> Vec<String> {
     let entries = scene.redis.cli(&["XRANGE", STREAM, "-", "+"]);
     let lines: Vec<&str> = entries.lines().collect();
@@ -44,7 +45,7 @@ async fn is_recorded(scene: &Scene, user: i64, rows: usize) {
 }
 
 #[tokio::test]
-async fn a_row_that_another_application_holds_keeps_nobody_elses_transitions_waiting() {
+async fn a_row_that_another_application_holds_delays_no_other_user() {
     let scene = Scene::start(Database::Postgres, 20, Duration::from_secs(2), &[]).await;
     let other = holds(&scene, "id = 2").await;
     beat(&scene, 2).await;

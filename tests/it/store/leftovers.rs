@@ -206,7 +206,7 @@ async fn a_filled_database_goes_on(db: Db) {
         db.sql("UPDATE users SET last_seen = 'infinity' WHERE id = 4").await;
     }
     assert_eq!(db.store.migrate().await.unwrap()[0], "0004 history");
-    assert_eq!(db.history(77).await.len(), 0, "nobody's");
+    assert_eq!(db.history(77).await.len(), 0, "no account has this id");
     let newest = StreamId { ms: 1_768_473_000_120, seq: 5 };
     assert_eq!(db.store.newest_transition_id().await.unwrap(), Some(newest));
     assert_eq!(db.store.mend_mirrors_after(0, 10).await.unwrap().mended, 0);
