@@ -225,11 +225,11 @@ impl Model {
                 // No heartbeat made the deadline of a lent presence.
                 let (loans, heard): (Vec<_>, Vec<_>) =
                     ahead.iter().partition(|(_, user)| shard.lent.contains(user));
-                let answer: Vec<_> = heard.into_iter().map(|(at, user)| (*user, Millis(at - TTL))).collect();
+                let answer: Vec<_> = heard.into_iter().map(|(at, user)| (user, Millis(at - TTL))).collect();
                 let mut seen = users.clone();
                 seen.sort_unstable_by_key(|(user, at)| (*at, *user));
                 same("seen", &answer, &seen)?;
-                let answer: BTreeSet<_> = loans.into_iter().map(|(_, user)| *user).collect();
+                let answer: BTreeSet<_> = loans.into_iter().map(|(_, user)| user).collect();
                 same("lent", &answer, &lent.iter().copied().collect())?;
                 same("more", &(ahead.len() >= most && last < when.now + TTL), more)
             }
