@@ -305,6 +305,10 @@ impl Shard {
         self.lent.remove(&user);
         let live = self.live.get_mut(&user).expect("a life");
         let was_lent = live.sessions.remove(LENT).is_some();
+        // Where the others have to be looked at, the dead are dropped.
+        if !known || said == Away && live.status == Online {
+            live.sessions.retain(|other, one| *other == field || one.seen + TTL >= now);
+        }
         if !known {
             self.forgotten += live.make_room(now);
         }
