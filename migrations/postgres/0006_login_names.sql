@@ -142,10 +142,53 @@ CREATE TRIGGER users_renamed AFTER UPDATE OF username, email ON users
 CREATE TRIGGER login_names_passed_on AFTER DELETE ON login_names REFERENCING OLD TABLE AS given_up
     FOR EACH STATEMENT EXECUTE FUNCTION presence_pass_on_login_names();
 
--- Also for what arrives by replication.
+-- Also for what arrives by replication, where no cascade of a foreign key does its part.
 ALTER TABLE users ENABLE ALWAYS TRIGGER users_named;
 ALTER TABLE users ENABLE ALWAYS TRIGGER users_renamed;
 ALTER TABLE login_names ENABLE ALWAYS TRIGGER login_names_passed_on;
+
+CREATE FUNCTION presence_name_replicated_user() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM login_names WHERE user_id = OLD.id;
+        DELETE FROM login_names_missing WHERE user_id = OLD.id;
+    ELSE
+        UPDATE login_names SET user_id = NEW.id WHERE user_id = OLD.id;
+        UPDATE login_names_missing SET user_id = NEW.id WHERE user_id = OLD.id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER users_deleted_names_replicated AFTER DELETE ON users
+    FOR EACH ROW EXECUTE FUNCTION presence_name_replicated_user();
+CREATE TRIGGER users_moved_names_replicated AFTER UPDATE OF id ON users
+    FOR EACH ROW WHEN (OLD.id <> NEW.id) EXECUTE FUNCTION presence_name_replicated_user();
+ALTER TABLE users ENABLE REPLICA TRIGGER users_deleted_names_replicated;
+ALTER TABLE users ENABLE REPLICA TRIGGER users_moved_names_replicated;
+
+-- The keys are each database's own: those of another would clash with what the triggers write here.
+CREATE TRIGGER login_names_skipped_replicated BEFORE INSERT OR UPDATE OR DELETE ON login_names
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION presence_skip_row();
+CREATE TRIGGER login_names_missing_skipped_replicated BEFORE INSERT OR UPDATE OR DELETE ON login_names_missing
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION presence_skip_row();
+ALTER TABLE login_names ENABLE REPLICA TRIGGER login_names_skipped_replicated;
+ALTER TABLE login_names_missing ENABLE REPLICA TRIGGER login_names_missing_skipped_replicated;
+
+-- As before, for the triggers of these two tables as well.
+CREATE OR REPLACE FUNCTION presence_triggers_off() RETURNS TABLE (relation regclass, trigger name, wanted text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    SELECT t.tgrelid::regclass, t.tgname, states.wanted FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    CROSS JOIN LATERAL (SELECT
+        CASE WHEN t.tgname LIKE '%\_replicated' THEN 'REPLICA' WHEN t.tgname LIKE '%\_local' THEN '' ELSE 'ALWAYS' END AS wanted
+    ) AS states
+    WHERE t.tgrelid IN ('users'::regclass, 'user_counts'::regclass, 'account_changes'::regclass, 'login_sessions'::regclass,
+            'refresh_tokens'::regclass, 'presence_transitions'::regclass, 'login_names'::regclass,
+            'login_names_missing'::regclass)
+        AND NOT t.tgisinternal AND p.proname LIKE 'presence\_%'
+        AND t.tgenabled <> CASE states.wanted WHEN 'REPLICA' THEN 'R' WHEN '' THEN 'O' ELSE 'A' END
+$$;
 
 -- The former indexes went by lower() of the database's locale, which is not the rule. In byte order it is a part of the rule,
 -- that INSERT … ON CONFLICT DO NOTHING can go by. Some locales have let in accounts that are equal by it (Turkish: 'DIN' and

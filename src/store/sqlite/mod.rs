@@ -4,7 +4,7 @@
 //! writer, whose transactions take the write lock when they begin (`BEGIN IMMEDIATE`), so what they read is what they
 //! change; another process on the same file waits for the lock within the busy timeout. SQLite's `lower` folds ASCII alone,
 //! and a function of our own in an index would lock every other tool out of the file: other names are folded here
-//! ([`names`]).
+//! (`names`).
 
 mod accounts;
 mod audit;

@@ -16,6 +16,7 @@
 //! | [`sessions`] | logouts, ended sessions, and what a Redis that forgets does to them |
 //! | [`presence`] | heartbeats, activity and expiry |
 //! | [`limits`] | how often somebody may try |
+//! | [`names`] | what is one name, and what a refusal does not tell |
 //! | [`lists`] | pages, searches and filters |
 //! | [`reading`] | lists as dashboards poll them: shared answers, marks, cursors |
 //! | [`admin`] | the administration |
@@ -34,6 +35,7 @@ mod identity;
 mod issuers;
 mod limits;
 mod lists;
+mod names;
 mod outages;
 mod presence;
 mod reading;

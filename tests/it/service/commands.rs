@@ -64,6 +64,9 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
+        ("PRESENCE_ADMIN_PASSWORD", "hunter2", "must be 8 to 128 characters long"),
+        ("PRESENCE_ADMIN_PASSWORD", "12345678", "must not be a number alone"),
+        ("PRESENCE_ADMIN_PASSWORD", "Password1", "is one that many people use"),
         ("PRESENCE_ADMIN_PASSWORD_FILE", "/nowhere", "cannot be read"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
@@ -121,6 +124,47 @@ fn help_names_every_variable_and_shows_no_secret() {
         assert!(said.contains(name), "{name}");
     }
     assert!(!said.contains("hunter2") && !said.contains("PRESENCE_PANIC_IN"), "{said}");
+}
+
+/// Of a database from before the keys; the doctor says the same.
+#[tokio::test]
+async fn accounts_that_share_a_login_name_are_named_by_the_migration() {
+    let folder = tether::folder("clash");
+    let old = tether::folder("migrations");
+    for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
+        std::fs::copy(format!("migrations/sqlite/{name}"), old.path().join(name)).unwrap();
+    }
+    let path = folder.path().join("presence.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut database = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::migrate::Migrator::new(old.path())
+        .await
+        .unwrap()
+        .run_direct(None, &mut database, false)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO users (username, email, password_hash) VALUES ('someone', 'kim@outlook.com', 'x'), \
+         ('\u{212a}im@outlook.com', 'stranger@example.com', 'x'), ('Ärger', 'anger@example.com', 'x')",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    database.close().await.unwrap();
+    let migrated = presenced(folder.path(), &[], &["migrate"]);
+    let said = text(&migrated.stdout);
+    for line in [
+        "applied: 0006 login names",
+        "login names completed: 2 accounts",
+        "clash: account 2 has the username '\u{212a}im@outlook.com', which is the same login name as the e-mail address \
+         'kim@outlook.com' of account 1: a login by it means account 1",
+    ] {
+        assert!(migrated.status.success() && said.contains(line), "{line} in {migrated:?}");
+    }
+    let again = text(&presenced(folder.path(), &[], &["migrate"]).stdout);
+    assert!(
+        again.contains("up to date") && again.contains("clash: account 2") && !again.contains("completed")
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod doors;
 mod embedded;
 mod ending;
 mod fence;
+mod first_start;
 mod flood;
 mod foreign_text;
 mod import;

@@ -1,11 +1,9 @@
 //! Login names: one rule of equality, whoever writes them and whatever the locale of the database.
 
+use super::names_on_postgres::to_third_version;
+use super::{Db, new_account};
 use presenced::model::{Page, UserId};
 use presenced::store::{AccountFilter, AccountPatch, EmailSearch, NewAccount, StoreError};
-use sqlx::migrate::Migrator;
-
-use super::{Db, new_account};
-use crate::support::sql::Sql;
 
 /// Makes each function a test on SQLite and on PostgreSQL in two locales, of which C knows no letters but ASCII's.
 macro_rules! in_every_locale {
@@ -321,20 +319,6 @@ async fn a_save_that_changes_no_name_touches_no_key(db: Db) {
     .await;
     assert_eq!(complete(&db).await, 0);
     assert_eq!(all_keys(&db).await, before);
-}
-
-/// Brings an empty database to version 0003, by the files themselves.
-pub(super) async fn to_third_version(db: &Db) {
-    let engine = if db.url.starts_with("sqlite") { "sqlite" } else { "postgres" };
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
-        std::fs::copy(format!("migrations/{engine}/{name}"), folder.path().join(name)).unwrap();
-    }
-    let migrator = Migrator::new(folder.path()).await.unwrap();
-    match Sql::open(&db.url).await {
-        Sql::Postgres(pool) => migrator.run(&pool).await.unwrap(),
-        Sql::Sqlite(pool) => migrator.run(&pool).await.unwrap(),
-    }
 }
 
 pub(super) async fn accounts_from_before_the_keys_lose_nothing(db: Db) {

@@ -145,3 +145,35 @@ async fn assert_all_is_right(scene: &Scene) {
     let last = scene.history(13).await.pop().unwrap();
     assert_eq!(last[..3], ["online", "offline", "blocked"]);
 }
+
+#[tokio::test]
+async fn shared_login_names_and_missing_keys_are_named_and_keys_computed_again() {
+    let scene = Scene::start(Database::Sqlite, 5, LONG, &[]).await;
+    scene.service.kill9().await;
+    scene
+        .sql
+        .run(
+            "INSERT INTO users (username, email, password_hash) VALUES ('\u{fb01}n', 'fin@x', 'x'), ('fin', 'other@x', 'x'), \
+             ('mark', 'mark@x', 'x')",
+        )
+        .await;
+    scene.sql.run("DELETE FROM login_names WHERE name_key = 'mark'").await;
+    // The first is marked still: to be completed is no fault.
+    let (_, said) = scene.doctor("10m", &[]);
+    assert!(!said.contains("same login name"), "{said}");
+    let needles = ["has a login name whose key in login_names is missing", "user 8 ('mark')"];
+    assert_named(&said, &needles);
+    let (code, said) = scene.doctor("10m", &["--repair"]);
+    assert_eq!(code, 1, "which of two keeps a name is not for a program to say: {said}");
+    assert_named(
+        &said,
+        &["mended: the keys were computed again", "only people know which account keeps the name"],
+    );
+    assert_named(
+        &said,
+        &["account 6 has the username 'ﬁn', which is the same login name as the username 'fin' of account 7"],
+    );
+    scene.sql.run("UPDATE users SET username = 'another' WHERE id = 6").await;
+    let (code, said) = scene.doctor("10m", &["--repair"]);
+    assert_eq!(code, 0, "{said}");
+}
