@@ -47,6 +47,15 @@ impl ChangeRange {
         self.done
     }
 
+    /// Notes from where to where the log is read, as the first read has found it. A cursor of another life of the database is
+    /// none that could be passed later.
+    pub(super) fn begin(&mut self, since: &str, upto: &str) {
+        if self.upto.is_none() {
+            self.since = ChangeCursor(since.to_owned());
+            self.upto = Some(ChangeCursor(upto.to_owned()));
+        }
+    }
+
     /// Takes a page in the order in which it was asked for; returns its accounts, each once.
     pub(super) fn turn(&mut self, page: &[(UserId, ChangeKey)]) -> Vec<UserId> {
         let last = page.last().map(|(_, key)| *key);

@@ -57,8 +57,14 @@ impl FenceKeeper {
 
     /// As [`Self::tell`]: blocks first; then who may be present, and before that the ends of their sessions. So a token from
     /// before a block, or a new password, is refused by the time the account is let in. The ends of a blocked account may
-    /// wait: Redis refuses its tokens anyway.
+    /// wait: Redis refuses its tokens anyway. Each shard is told whatever becomes of the others.
     pub(super) async fn tell_with_sessions(&self, users: &[UserId]) -> Result<u64> {
+        let shards = self.by_shard(users);
+        let told = shards.values().map(|users| Box::pin(self.tell_shard_with_sessions(users)));
+        futures_util::future::join_all(told).await.into_iter().sum()
+    }
+
+    async fn tell_shard_with_sessions(&self, users: &[UserId]) -> Result<u64> {
         let mut evicted = 0;
         for chunk in users.chunks(CHUNK as usize) {
             let (mut allowed, mut barred) = (Vec::new(), Vec::new());
@@ -101,6 +107,8 @@ impl FenceKeeper {
             sweep.found += page.ends.len() as u64;
             match self.tell_page(page.ends).await {
                 Ok(noted) => sweep.noted += noted,
+                // Of one server there is nothing else to tell.
+                Err(error) if self.live.shards().len() == 1 => return Err(error),
                 Err(error) => sweep.failed = Some(error),
             }
             match (page.next, sweep.failed.take()) {

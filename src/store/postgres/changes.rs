@@ -77,7 +77,7 @@ macro_rules! page_of {
         concat!(
             "WITH place AS MATERIALIZED (",
             place!(),
-            ") SELECT place.now, c.user_id, c.number, c.id FROM place LEFT JOIN LATERAL ( \
+            ") SELECT place.since::text, place.now, c.user_id, c.number, c.id FROM place LEFT JOIN LATERAL ( \
                  SELECT user_id, xid::text::bigint AS number, id FROM account_changes WHERE ",
             since_place!(),
             " AND ($2::text IS NULL OR pg_visible_in_snapshot(xid, $2::text::pg_snapshot)) \
@@ -85,6 +85,7 @@ macro_rules! page_of {
         )
     };
 }
+
 /// Reads all from the cursor on.
 pub async fn since(lease: &mut PgLease, since: &ChangeCursor) -> Result<AccountChanges> {
     let statement = concat!(
@@ -99,8 +100,8 @@ pub async fn since(lease: &mut PgLease, since: &ChangeCursor) -> Result<AccountC
     Ok(AccountChanges { cursor: ChangeCursor(cursor), users })
 }
 
-/// The end of the log; of a change the account, the transaction and the id, where there is one.
-type PageRow = (String, Option<UserId>, Option<i64>, Option<i64>);
+/// Where the log is read from, and its end; of a change the account, the transaction and the id, where there is one.
+type PageRow = (String, String, Option<UserId>, Option<i64>, Option<i64>);
 
 /// Reads the next page.
 pub async fn page(lease: &mut PgLease, range: &mut ChangeRange) -> Result<Vec<UserId>> {
@@ -123,11 +124,11 @@ pub async fn page(lease: &mut PgLease, range: &mut ChangeRange) -> Result<Vec<Us
                 .bind(ChangeRange::PAGE),
         )
         .await?;
-    let (now, ..) = rows.first().ok_or_else(no_row)?;
-    range.upto.get_or_insert_with(|| ChangeCursor(now.clone()));
+    let (since, now, ..) = rows.first().ok_or_else(no_row)?;
+    range.begin(since, now);
     let page: Vec<(UserId, ChangeKey)> = rows
         .into_iter()
-        .filter_map(|(_, user, xid, id)| Some((user?, ChangeKey { xid: xid?, id: id? })))
+        .filter_map(|(_, _, user, xid, id)| Some((user?, ChangeKey { xid: xid?, id: id? })))
         .collect();
     Ok(range.turn(&page))
 }

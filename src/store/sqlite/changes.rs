@@ -86,9 +86,10 @@ macro_rules! page_of {
         concat!(
             "WITH log AS MATERIALIZED (SELECT ",
             end_of_log!(),
-            " AS last) SELECT log.last, c.user_id, c.id FROM log LEFT JOIN (SELECT user_id, id FROM account_changes \
-             WHERE id > (SELECT CASE WHEN ?1 <= last THEN max(?1, ?3) ELSE ?3 END FROM log) \
-             AND id < ?4 AND id <= coalesce(?2, (SELECT last FROM log)) ORDER BY id ",
+            " AS last), place AS MATERIALIZED (SELECT last, CASE WHEN ?1 <= last THEN ?1 ELSE 0 END AS since FROM log) \
+             SELECT place.since, place.last, c.user_id, c.id FROM place LEFT JOIN \
+             (SELECT user_id, id FROM account_changes WHERE id > max((SELECT since FROM place), ?3) \
+             AND id < ?4 AND id <= coalesce(?2, (SELECT last FROM place)) ORDER BY id ",
             $order,
             " LIMIT ?5) AS c ON true"
         )
@@ -98,7 +99,7 @@ macro_rules! page_of {
 /// Reads the next page.
 pub async fn page(lease: &mut SqliteLease, range: &mut ChangeRange) -> Result<Vec<UserId>> {
     let statement = if range.from_oldest { page_of!("ASC") } else { page_of!("DESC") };
-    let rows: Vec<(i64, Option<UserId>, Option<i64>)> = lease
+    let rows: Vec<(i64, i64, Option<UserId>, Option<i64>)> = lease
         .rows(
             query_as(statement)
                 .bind(place(&range.since))
@@ -108,10 +109,12 @@ pub async fn page(lease: &mut SqliteLease, range: &mut ChangeRange) -> Result<Ve
                 .bind(ChangeRange::PAGE),
         )
         .await?;
-    let (last, ..) = rows.first().ok_or_else(no_row)?;
-    range.upto.get_or_insert_with(|| ChangeCursor(last.to_string()));
-    let page: Vec<(UserId, ChangeKey)> =
-        rows.into_iter().filter_map(|(_, user, id)| Some((user?, ChangeKey { xid: 0, id: id? }))).collect();
+    let (since, last, ..) = rows.first().ok_or_else(no_row)?;
+    range.begin(&since.to_string(), &last.to_string());
+    let page: Vec<(UserId, ChangeKey)> = rows
+        .into_iter()
+        .filter_map(|(_, _, user, id)| Some((user?, ChangeKey { xid: 0, id: id? })))
+        .collect();
     Ok(range.turn(&page))
 }
 
