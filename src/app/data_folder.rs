@@ -51,7 +51,7 @@ impl DataFolder {
     pub(super) fn prepare(&self) -> anyhow::Result<()> {
         let wrong = || {
             format!(
-                "the data folder {} cannot be used (PRESENCE_DATA_DIR, --data-dir, names another)",
+                "the data folder {} cannot be used; PRESENCE_DATA_DIR (--data-dir) chooses another",
                 self.path.display()
             )
         };

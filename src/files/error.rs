@@ -24,8 +24,7 @@ pub enum FileError {
     /// It is open to other users and seems to have another purpose.
     #[error(
         "{} is open to other users (mode {mode:04o}) and holds what presenced did not put there: choose a folder for presenced \
-         alone, or close this one to others (chmod 700 {})",
-        path.display(),
+         alone; where this is one, close it to others first (chmod 700)",
         path.display()
     )]
     Shared {
@@ -56,7 +55,7 @@ pub enum FileError {
         wanted: &'static str,
     },
     /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was attempted, as a verb.
         action: &'static str,

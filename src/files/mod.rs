@@ -187,7 +187,8 @@ pub fn protects_entries(folder: &Path) -> bool {
 /// The lowest folder above `path` in which every user can rename what belongs to others, where there is one.
 pub fn exposed_above(path: &Path) -> Option<&Path> {
     let is_exposed = |folder: &&Path| {
-        fs::metadata(folder).is_ok_and(|found| found.mode() & 0o002 != 0 && found.mode() & STICKY == 0)
+        fs::metadata(folder)
+            .is_ok_and(|found| found.is_dir() && found.mode() & 0o002 != 0 && found.mode() & STICKY == 0)
     };
     path.ancestors().skip(1).find(is_exposed)
 }

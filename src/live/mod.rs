@@ -94,7 +94,7 @@ pub enum LiveError {
     #[error("{0}")]
     Embedded(String),
     /// A file or folder of the embedded server is not private, and cannot be made so.
-    #[error("the embedded redis-server is not started: {0}")]
+    #[error(transparent)]
     File(#[from] crate::files::FileError),
 }
 

@@ -58,7 +58,7 @@ pub enum StoreError {
     #[error("DATABASE_URL cannot be used: {0}")]
     Url(String),
     /// A file of the database is not private, and cannot be made so.
-    #[error("the SQLite database cannot be used: {0}")]
+    #[error(transparent)]
     File(#[from] FileError),
 }
 

@@ -26,7 +26,8 @@ use crate::identity::check_admin_password;
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// postgres://… or sqlite://… with the path of a file (percent-encoded: %20 for a space) [default: an SQLite file in the data folder]
+    /// postgres://… or sqlite://… with the path of a file, percent-encoded (%20 for a space) [default: an SQLite file in the
+    /// data folder]
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub database_url: Option<Secret>,
 

@@ -74,6 +74,22 @@ fn does_not_end(home: &Home) -> LiveError {
     ))
 }
 
+/// Why a command does not find the server of the service that runs on the folder, and what to do.
+pub(super) fn not_found(home: &Home) -> LiveError {
+    let folder = home.folder().display();
+    LiveError::Embedded(if home.folder().join(PORT_FILE).exists() {
+        format!(
+            "the presenced that uses the folder {folder} is of an earlier version, whose redis-server listens on a port: start it \
+             again with this version, then run this command again"
+        )
+    } else {
+        format!(
+            "a presenced uses the folder {folder}, but its redis-server does not answer: see redis.log in that folder. Where the \
+             service runs in a container or with a folder for temporary files of its own (PrivateTmp), run this command there"
+        )
+    })
+}
+
 /// Ends a server of an earlier version, which listened on a TCP port, and forgets the port. Leaves a stranger on that port
 /// alone.
 async fn end_on_port(home: &Home) -> Result<()> {

@@ -113,27 +113,19 @@ impl EmbeddedRedis {
         let home = Home::open(folder)?;
         let start = Instant::now();
         loop {
-            let candidates = place::candidates(&home);
-            for socket in &candidates {
+            for socket in place::candidates(&home) {
                 // The folder's own socket is the right one whatever the server calls the folder: it may run in a container.
-                let is_ours = match client::ask(socket, "PING").await {
+                let is_ours = match client::ask(&socket, "PING").await {
                     Answer::Text(_) if socket.starts_with(home.folder()) => true,
-                    Answer::Text(_) => client::keeps_data_in(socket, &home).await,
+                    Answer::Text(_) => client::keeps_data_in(&socket, &home).await,
                     Answer::Absent | Answer::Silent => false,
                 };
                 if is_ours {
-                    return Ok(url_of(socket));
+                    return Ok(url_of(&socket));
                 }
             }
             if start.elapsed() > RUNNING_PATIENCE {
-                let looked_at: Vec<_> =
-                    candidates.iter().map(|socket| socket.display().to_string()).collect();
-                return Err(LiveError::Embedded(format!(
-                    "a presenced uses the folder {}, but no redis-server answers at {}: is it of another version, or in a \
-                     container of its own? Restart it, or run this command beside it",
-                    home.folder().display(),
-                    looked_at.join(" or ")
-                )));
+                return Err(former::not_found(&home));
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -10,6 +10,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::client::{self, Answer};
 use super::{LiveError, Result};
 use crate::files::{self, FileError};
@@ -266,9 +269,7 @@ fn make_in(base: &Path) -> std::result::Result<PathBuf, String> {
 }
 
 fn random_name() -> std::io::Result<String> {
-    let mut bytes = [0_u8; 5];
+    let mut bytes = [0; 6];
     getrandom::fill(&mut bytes).map_err(std::io::Error::from)?;
-    let mut padded = [0; 8];
-    padded[3..].copy_from_slice(&bytes);
-    Ok(format!("{:010x}", u64::from_be_bytes(padded)))
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{open, open_to_all, start};
+use super::{open, open_to_all, presenced, start};
 use crate::support::http::Api;
 use crate::support::poll::eventually;
 use crate::support::redis::RedisServer;
@@ -61,6 +61,23 @@ async fn an_upgrade_ends_the_server_of_the_version_before_and_forgets_its_port()
     assert_eq!(former.exit_code(), Some(0));
     assert_eq!(service.redis_cli(&["GET", "kept"]), "yes");
     assert!(!data.join("redis/port").exists() && open(&data).is_empty(), "{:?}", open(&data));
+}
+
+#[test]
+fn a_command_beside_a_service_whose_redis_it_cannot_reach_says_what_to_do() {
+    let folder = tether::folder("unreachable");
+    let data = folder.path().join("data");
+    assert!(presenced(&data, &[], &["migrate"]).status.success());
+    fs::create_dir(data.join("redis")).unwrap();
+    let lock = fs::File::create(data.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    for (file, words) in [("unrelated", "redis.log"), ("port", "of an earlier version")] {
+        fs::write(data.join("redis").join(file), "1").unwrap();
+        let output = presenced(&data, &[], &["doctor"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[tokio::test]
