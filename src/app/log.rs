@@ -1,6 +1,6 @@
 //! The log: one line an event on standard error, in which no text from outside can do harm.
 //!
-//! Messages and fields reach the log through [`EscapedFields`] alone, so that no call site can forget to escape a name, a
+//! Messages and fields reach the log through `EscapedFields` alone, so that no call site can forget to escape a name, a
 //! path or an error's text. The same holds for what dependencies log, and for panics.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -85,7 +85,7 @@ impl Visit for Line<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // What the `log` crate says of itself stands in the event already.
+        // Metadata of the `log` crate is part of the event already.
         if self.outcome.is_ok() && !field.name().starts_with("log.") {
             self.outcome = self.write(field.name().trim_start_matches("r#"), value);
         }

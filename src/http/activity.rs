@@ -1,7 +1,7 @@
 //! The request header `X-Presence-Activity`: a way to read without counting as present.
 //!
 //! Every authenticated request is an activity of its user. A monitoring account, or a probe that only reads, sends
-//! `X-Presence-Activity: none`, and is checked like any other caller but leaves no trace in anybody's presence.
+//! `X-Presence-Activity: none`, and is checked like any other caller, but its presence stays as it is.
 
 use axum::http::{HeaderMap, HeaderName};
 
@@ -17,7 +17,7 @@ const SHOWN: &str = "X-Presence-Activity";
 /// What the headers of a request say of its activity.
 ///
 /// # Errors
-/// 400 that names the header where it holds anything but `none`, or stands there twice.
+/// 400 that names the header where its value is not `none`, or where it is given twice.
 pub fn activity(headers: &HeaderMap) -> Result<Activity, Problem> {
     let mut values = headers.get_all(&NAME).iter();
     match (values.next(), values.next()) {

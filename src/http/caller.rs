@@ -1,4 +1,4 @@
-//! What is known of a request's caller, for what stands around its handler: the bound on requests at once, and the
+//! What is known of a request's caller, for the layers around its handler: the bound on requests at once, and the
 //! security log.
 //!
 //! Only an extractor learns who the caller is, and it runs within the handler. So each request carries a slot that the

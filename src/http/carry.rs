@@ -12,7 +12,7 @@ use super::problem::Problem;
 
 /// Carries a request to its end even where the client hangs up, as browsers do with a tab that logs out and closes:
 /// hyper drops the work of a closed connection wherever it waits, and what has happened in SQL would not reach Redis. What
-/// only reads is dropped with its connection: nobody else needs it.
+/// only reads is cancelled with its connection.
 pub async fn carry(request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;

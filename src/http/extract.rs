@@ -17,11 +17,12 @@ use super::problem::Problem;
 use crate::model::{Account, Actor, Millis, Role, SessionId, SessionKey, UserId};
 use crate::presence::PresenceError;
 
-/// Somebody who reads: an activity, unless the request says otherwise. Where Redis is away, SQL says who may.
+/// A caller who reads: an activity, unless the request carries `X-Presence-Activity: none`. While Redis is away, SQL decides
+/// whether the caller may.
 #[derive(Debug)]
 pub struct Reader(pub SessionKey);
 
-/// Somebody who changes something: an activity, unless the request says otherwise; and Redis must have heard of it.
+/// A caller who changes something: an activity, unless the request carries `X-Presence-Activity: none`. Redis must answer.
 #[derive(Debug)]
 pub struct Writer(pub SessionKey);
 

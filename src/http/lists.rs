@@ -5,8 +5,8 @@
 //! answer of it, and no request asks SQL twice.
 //!
 //! A search or a filter reads every account, and each user can ask for another one every time. So a user has one of these
-//! under way and a few that wait for it; more are 429. One that several ask for is one, and counts as that of any of them.
-//! The store bounds how many run at once, whoever asks.
+//! under way and a few that wait for it; more are 429. A list that several users share counts once, for one of them. The
+//! store bounds how many run at once in all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl Lists {
             let inner = Arc::clone(&inner);
             async move {
                 let (presence, scans) = &*inner;
-                // Held until the answer is there, or is given up because nobody waits for it.
+                // Held until the answer is there, or its work is cancelled because every client has hung up.
                 let _scan = match place(scans, &question, &askers).await {
                     Ok(place) => place,
                     Err(problem) => return askers.iter().map(|_| Err(problem.clone())).collect(),
@@ -118,8 +118,8 @@ impl Lists {
     }
 }
 
-/// The place that a scan takes, of any of those who ask for it: nobody waits for another's searches where one of them has
-/// none. `None` for what is no scan.
+/// Takes a permit for a scan from one of the users who share it: from one who has a free permit where possible, so that a
+/// user does not wait for the searches of another. `None` where the question is no scan.
 async fn place(scans: &PerUser, question: &Question, askers: &[Asker]) -> Result<Option<UserPlace>, Problem> {
     if !question.is_scan() {
         return Ok(None);

@@ -66,13 +66,13 @@ pub struct AppState {
 /// Where `GET /metrics` is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metrics {
-    /// With everything else, to everyone.
+    /// On the main address.
     Here,
     /// By a listener of its own ([`metrics_front`]), and nowhere else.
     Elsewhere,
 }
 
-/// One path: its methods, and what stands around them.
+/// One path: its methods, and the layers around them.
 struct Route<S> {
     path: &'static str,
     methods: MethodRouter<S>,
@@ -95,7 +95,7 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
         Self { takes_parameters: true, ..self }
     }
 
-    /// The methods with all that stands around them, the innermost first.
+    /// The methods with their layers, the innermost first.
     fn finish(self, log: &(SecurityLog, TrustedProxies)) -> (&'static str, MethodRouter<S>) {
         let mut methods = self.methods;
         if self.path.starts_with(security_log::ADMINISTRATION) {

@@ -1,4 +1,4 @@
-//! How much one user may have under way at once, so that nobody else waits for it.
+//! How much one user may have under way at once, so that no other user waits for it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -55,14 +55,14 @@ impl PerUser {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes a place of this user's, and waits for one where that is allowed. Whoever waits has given up when the future is
-    /// dropped.
+    /// Takes a place of this user's, and waits for one where that is allowed. Dropping the future ends the
+    /// wait.
     ///
     /// # Errors
     /// [`TooMany`], at once.
     pub async fn enter(&self, user: UserId) -> Result<Place, TooMany> {
         let (places, entered) = self.inner.count(user)?;
-        // Nobody closes a semaphore here.
+        // The semaphore is never closed.
         let permit = places.acquire_owned().await.map_err(|_| TooMany)?;
         Ok(Place { _permit: permit, _entered: entered })
     }

@@ -1,7 +1,7 @@
 //! Query strings: pages and filters, taken as they are or refused by name; nothing is silently clamped, and nothing is
 //! silently ignored: a filter whose name is misspelt would show everybody.
 //!
-//! A path that takes parameters reads them by an extractor of this module. [`refuse_any`] stands around all others.
+//! A path that takes parameters reads them by an extractor of this module. [`refuse_any`] is the layer around all others.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;

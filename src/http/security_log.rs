@@ -1,8 +1,8 @@
 //! The security log: who signed in and who failed to, and what administrators did, in the log and in the metrics.
 //!
 //! A line names accounts by their ids and never holds what was typed as a login name: it may be a password that went into
-//! the wrong field. Successes are `info`, failures `warn`. Failures cost whoever causes them nothing, so their lines are
-//! bounded: beyond [`LINES`] a second they are counted, and one line says how many were left out. The metrics count all.
+//! the wrong field. Successes are `info`, failures `warn`. Failures cost a client nothing, so their lines are
+//! bounded: beyond ten a second they are counted, and one line says how many were left out. The metrics count all.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,7 @@ impl LoginOutcome {
     const WORDS: [&str; 6] =
         ["ok", "wrong_credentials", "blocked", "rate_limited", "overloaded", "unavailable"];
 
-    const fn word(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         Self::WORDS[self as usize]
     }
 }
@@ -66,7 +66,8 @@ impl From<&IdentityError> for LoginOutcome {
     }
 }
 
-/// The words of the label `action`: the actions in their order, what has no word yet, and what was refused with 403.
+/// The words of the label `action`: the actions in their order, actions without a label of their own, and requests that were refused with
+/// 403.
 const ACTIONS: [&str; 7] = [
     Action::ALL[0].as_str(),
     Action::ALL[1].as_str(),
@@ -129,7 +130,7 @@ impl SecurityLog {
         if outcome == LoginOutcome::Ok {
             tracing::info!(user, %address, "login");
         } else if self.admits_failure() {
-            tracing::warn!(outcome = outcome.word(), user, %address, "login failed");
+            tracing::warn!(outcome = outcome.as_str(), user, %address, "login failed");
         }
     }
 
@@ -138,7 +139,7 @@ impl SecurityLog {
         match made {
             Ok(user) => tracing::info!(user, %address, "registration"),
             Err(IdentityError::TooMany { .. }) if self.admits_failure() => {
-                tracing::warn!(outcome = LoginOutcome::RateLimited.word(), %address, "registration failed");
+                tracing::warn!(outcome = LoginOutcome::RateLimited.as_str(), %address, "registration failed");
             }
             Err(_) => {}
         }
@@ -163,21 +164,21 @@ impl SecurityLog {
 
     fn administration(&self, deed: &AdminRequest, admin: Option<UserId>, status: StatusCode) {
         let AdminRequest { action, user, address } = deed;
-        let (word, index) = match action {
+        let (label, index) = match action {
             Some(action) => (action.as_str(), *action as usize),
             None => (ACTIONS[OTHER], OTHER),
         };
         let status = status.as_u16();
         if status < 400 {
             self.inner.actions.at(index).inc();
-            tracing::info!(action = word, admin, user, %address, status, "administration");
+            tracing::info!(action = label, admin, user, %address, status, "administration");
             return;
         }
         if status == 403 {
             self.inner.actions.at(REFUSED).inc();
         }
         if self.admits_failure() {
-            tracing::warn!(action = word, caller = admin, user, %address, status, "administration refused");
+            tracing::warn!(action = label, caller = admin, user, %address, status, "administration refused");
         }
     }
 
@@ -202,7 +203,7 @@ impl SecurityLog {
     }
 }
 
-/// Who may write how much about failures.
+/// How many lines about failures may be written.
 #[derive(Debug, Default)]
 struct Budget(Mutex<Period>);
 
@@ -250,9 +251,9 @@ impl Budget {
 /// What a request to the administration asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct AdminRequest {
-    /// `None` where it changes something for which there is no word.
+    /// `None` for an action without a label of its own.
     action: Option<Action>,
-    /// Whom it is about, where the path says so.
+    /// The account that the path names, if it names one.
     user: Option<UserId>,
     address: IpAddr,
 }
@@ -279,7 +280,7 @@ pub async fn administration(
     response
 }
 
-/// The action of a request, and whom it is about.
+/// The action of a request, and the account that it concerns.
 fn asked(method: &Method, path: &str) -> (Option<Action>, Option<UserId>) {
     let below = path.strip_prefix(ADMINISTRATION).unwrap_or_default();
     let parts: Vec<&str> = below.trim_end_matches('/').split('/').collect();
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_by_an_administrator_has_its_word() {
+    fn every_change_by_an_administrator_has_its_label() {
         let table = [
             ("POST", "users/", Some(Action::CreateUser), None),
             ("PATCH", "users/7", Some(Action::UpdateUser), Some(7)),

@@ -74,8 +74,8 @@ impl Identity {
         self.login_noting(client, login, password, user_agent, &mut None).await
     }
 
-    /// As [`Self::login`]. `known` becomes the account that the name belongs to, whatever comes of the login: for the security
-    /// log, and for nothing that the client is told.
+    /// As [`Self::login`]. `known` becomes the account that the name belongs to, whatever comes of the login. It is for the
+    /// security log only: no answer may depend on it.
     ///
     /// # Errors
     /// As [`Self::login`].

@@ -7,13 +7,13 @@ use crate::live::LiveError;
 
 /// How long each dependency may take to answer.
 const PATIENCE: Duration = Duration::from_millis(1_900);
-/// For how long what was looked up for `readyz` or for a scrape is given to everyone who asks: both are open to strangers.
+/// For how long a result for `readyz` or for a scrape is reused: anyone may poll both.
 pub(super) const GOOD_FOR: Duration = Duration::from_secs(1);
 
 const UNREACHABLE: &str = "unreachable";
 const FAILS: &str = "answers with an error";
 
-/// Whether each dependency answers; the text says in a few words what is wrong, and nothing of where or what it is: anybody
+/// Whether each dependency answers; the text says in a few words what is wrong, and nothing about hosts or versions: anyone
 /// may ask.
 #[derive(Debug, Clone)]
 pub struct Health {

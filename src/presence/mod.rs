@@ -1,7 +1,7 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
 //! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`), the
-//! sharing of one answer among those who ask the same (`shared`) or within a while (`kept`), and the upkeep of the fence
+//! sharing of one answer among those who ask the same (`shared`) or within a while (`probe_cache`), and the upkeep of the fence
 //! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
@@ -9,7 +9,7 @@ mod counts;
 pub mod drill;
 mod fence;
 mod health;
-mod kept;
+mod probe_cache;
 mod read;
 mod restored;
 mod shared;
@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use self::batch::Batcher;
 use self::counts::Counts;
 use self::fence::FenceKeeper;
-use self::kept::Kept;
+use self::probe_cache::ProbeCache;
 use crate::live::{Checked, Heartbeat, LiveError, LiveSet, StatusOutcome};
 use crate::metrics::Registry;
 use crate::model::{
@@ -158,8 +158,8 @@ struct Inner {
     silent: Vec<AtomicBool>,
     /// Told when that is over.
     answers_again: Notify,
-    health: Kept<Health>,
-    measured: Kept<Arc<Registry>>,
+    health: ProbeCache<Health>,
+    measured: ProbeCache<Arc<Registry>>,
 }
 
 impl Inner {
@@ -195,8 +195,8 @@ impl PresenceService {
             redis_trouble,
             silent: (0..servers_apart).map(|_| AtomicBool::new(false)).collect(),
             answers_again: Notify::new(),
-            health: Kept::new(health::GOOD_FOR),
-            measured: Kept::new(health::GOOD_FOR),
+            health: ProbeCache::new(health::GOOD_FOR),
+            measured: ProbeCache::new(health::GOOD_FOR),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -3,8 +3,8 @@
 //! The same natural batching as the group commit. Nobody joins an answer that is under way: it may have looked already,
 //! and what the asker has just been told of a change of his would be missing from it. The next one begins after all who
 //! share it have asked. A question that nobody else asks waits for nothing, and none waits long: an answer that takes its
-//! time is overtaken by the next. One that takes its time, and for which nobody waits any more, is given up: its work is
-//! dropped, and what that had begun elsewhere ends with it.
+//! time is overtaken by the next. A slow answer is cancelled when every client that waited for it has hung up: its work
+//! is dropped, and a statement that it had begun in the database ends with it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,7 +33,7 @@ pub enum Unanswered {
 
 /// Questions of the type `Q`, callers `C`, answers `A`; clones share one inside.
 ///
-/// Answers are worked out in tasks of their own: a client who hangs up takes nobody else's answer along.
+/// Answers are worked out in tasks of their own: a client that hangs up cancels no other client's answer.
 pub struct Shared<Q, C, A> {
     inner: Arc<Inner<Q, C, A>>,
 }
@@ -95,8 +95,8 @@ where
 }
 
 impl<Q, C, A> Inner<Q, C, A> {
-    /// Works an answer out and gives it. After the head start the work is given up when nobody waits for it any more: before,
-    /// it is not worth being told who hangs up.
+    /// Works an answer out and sends it. After the head start the work is cancelled when every caller has hung up; before that,
+    /// to watch the callers would cost more than it saves.
     async fn answer(&self, question: Q, callers: Vec<C>, mut answers: Vec<oneshot::Sender<A>>) {
         let mut work = (self.work)(question, callers);
         let given = if let Ok(given) = timeout(self.head_start, &mut work).await {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_any_more_is_given_up() {
+    async fn work_whose_callers_have_all_hung_up_is_cancelled() {
         let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
         let shared = Shared::new(Duration::from_millis(10), move |(), callers: Vec<u32>| {
             let begun = begun.clone();

@@ -1,8 +1,8 @@
 //! The lane for statements that read every account: searches, filtered lists, and who is present by the mirror.
 //!
-//! They take as long as there are accounts, and callers choose how many there are. So they run on connections of their own, a
-//! few at a time: whatever is asked, other statements find a connection, and with it a core of the database. Who does not
-//! get a place soon is refused, so that the bound of the whole call is kept.
+//! Their cost grows with the number of accounts, and callers decide how many of them run. So they have a few connections of
+//! their own, and other statements always find a connection and a core. A caller that gets no place soon is refused, so that
+//! the bound of the whole call is kept.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gets_no_place_soon_is_refused_and_too_many_do_not_even_wait() {
+    async fn a_caller_that_gets_no_place_soon_is_refused_and_at_once_where_too_many_wait() {
         let lane = lane(4, 9);
         let held = lane.enter().await.unwrap();
         let begun = tokio::time::Instant::now();
@@ -106,7 +106,7 @@ mod tests {
         assert!(waiting.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
         assert!(matches!(lane.enter().now_or_never(), Some(Err(StoreError::Busy))));
         waiting.pop();
-        assert!(lane.enter().now_or_never().is_none(), "who gives up leaves the line");
+        assert!(lane.enter().now_or_never().is_none(), "a caller that gives up leaves the line");
         drop(held);
         let first = waiting.remove(0).await.unwrap();
         drop((first, waiting));

@@ -33,8 +33,8 @@ pub struct DoorSettings {
     )]
     pub listen: SocketAddr,
 
-    /// An address of its own for `GET /metrics`, in clear text, which is then served nowhere else [default: it is served with
-    /// everything else, to everyone]
+    /// An address of its own for `GET /metrics`, in clear text, which is then served nowhere else [default: it is served on
+    /// the main address]
     #[arg(long, env = "PRESENCE_METRICS_LISTEN", global = true, value_name = "ADDRESS", value_parser = parse::address)]
     pub metrics_listen: Option<SocketAddr>,
 

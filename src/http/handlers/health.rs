@@ -21,7 +21,7 @@ pub struct Alive {
 pub struct Ready {
     status: &'static str,
     checks: Checks,
-    /// What works and needs somebody's attention all the same.
+    /// Conditions that need the operator's attention although both dependencies answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }

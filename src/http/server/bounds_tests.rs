@@ -34,7 +34,7 @@ const ONE: [u8; 4] = [127, 0, 0, 2];
 const OTHER: [u8; 4] = [127, 0, 0, 3];
 
 #[tokio::test]
-async fn one_address_displaces_its_own_connections_and_nobody_elses() {
+async fn one_address_displaces_its_own_connections_and_no_others() {
     let bounded = Doors { max_connections_per_address: 4, ..doors(64, Patience::default()) };
     let (address, _stop, _server) = start_with(bounded, hello(), Duration::from_secs(1)).await;
     let mut others = connect(OTHER, address).await;
@@ -79,7 +79,7 @@ async fn one_address_whose_connections_are_all_busy_gets_no_more_while_others_do
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     let mut other = connect(OTHER, address).await;
     other.write_all(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    assert!(read_until(&mut other, "hello").await.ends_with("hello"), "nobody else waits for that");
+    assert!(read_until(&mut other, "hello").await.ends_with("hello"), "other addresses do not wait for that");
     release.send(true).unwrap();
     for client in &mut busy {
         assert!(read_until(client, "at last").await.ends_with("at last"));
@@ -179,5 +179,5 @@ async fn the_bounds_for_slow_clients_hold_for_an_answer_that_is_shared() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(30), gone).await.expect("who takes nothing is cut off");
+    timeout(Duration::from_secs(30), gone).await.expect("a client that takes nothing is cut off");
 }

@@ -26,8 +26,8 @@ const MIGRATE_LOCK_WAIT: Duration = Duration::from_millis(500);
 /// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
 /// `Sync`) is no statement.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// Has the server look so often, in the midst of a statement, whether its client is still there. Unless it looks it computes
-/// to the end, and for nobody. Not every server can (those on Windows cannot); then `statement_timeout` ends it.
+/// How often the server checks, during a statement, whether its client is still connected. Without the check it computes to
+/// the end. Servers on Windows cannot check; there `statement_timeout` ends the statement.
 const NOTICE_A_LOST_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
 
 impl Postgres {
@@ -80,7 +80,7 @@ impl Postgres {
     }
 
     /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
-    /// within the store's bound. A caller who gives up takes the connection along, and the server ends the statement.
+    /// within the store's bound. When the caller gives up, the connection is closed and the server cancels the statement.
     pub(super) async fn scan<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
         let bounded = timeout(self.timeout, async {
             let _place = self.scans.enter().await?;

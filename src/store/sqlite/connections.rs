@@ -95,7 +95,7 @@ impl Sqlite {
     }
 
     /// Runs `work`, which reads every account, on a connection of the lane for that; all of it, with the wait for a place,
-    /// within the store's bound. It ends in the database, too, when its caller gives up.
+    /// within the store's bound. When the caller gives up, the statement is interrupted.
     pub(super) async fn scan<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
         let bounded = timeout(self.timeout, async {
             let _place = self.scans.enter().await?;

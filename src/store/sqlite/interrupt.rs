@@ -1,7 +1,7 @@
-//! Ends a statement whose caller has given up.
+//! Interrupts a statement whose caller has given up.
 //!
-//! SQLite computes on a thread of the connection, which nothing tells that the future which waits for it was dropped. So
-//! SQLite asks, every few thousand steps, whether it shall go on.
+//! SQLite computes on a thread of the connection, which does not notice that the future waiting for it was dropped. So a
+//! progress handler checks a flag every few thousand steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! `X-Presence-Activity: none`: requests that leave no trace in anybody's presence.
+//! `X-Presence-Activity: none`: requests that leave the caller's presence as it is.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ async fn a_request_that_is_no_activity_leaves_no_trace(engine: Engine) {
     let stage = Stage::start(engine).await;
     let ada = stage.join("ada").await;
     let id = ada.user_id();
-    // Somebody who is offline stays so, and nothing of it comes to Redis or SQL.
+    // A user who is offline stays offline, and nothing is written to Redis or SQL.
     stage.api.post("logout/", Some(&ada.access), &json!({"refresh": ada.refresh})).await;
     let probe = access(id);
     let paths = ["me/", "me/sessions/", "all-users/", "all-users/?search=a"];
@@ -40,7 +40,7 @@ async fn a_request_that_is_no_activity_leaves_no_trace(engine: Engine) {
     }
     let me = quietly(&stage, Method::GET, "me/", &probe, None).await.1["user"].clone();
     assert_eq!((&me["online_status"], &me["is_online"]), (&json!("offline"), &json!(false)));
-    // Of somebody who is online the deadline stays where it is, and the status too.
+    // A user who is online keeps deadline and status.
     assert_eq!(stage.api.post("heartbeat/", Some(&probe), &json!({"status": "away"})).await.0, 200);
     let (deadline, key) = (stage.deadline_ms(id), stage.redis.cli(&["HGETALL", &presence_key(id)]));
     for path in paths {
@@ -75,7 +75,7 @@ async fn such_a_request_is_checked_as_any_other(engine: Engine) {
     let id = ada.user_id();
     problem(&quietly(&stage, Method::GET, "me/", "x.y.z", None).await, 401);
     problem(&quietly(&stage, Method::GET, "admin/users/", &ada.access, None).await, 403);
-    // Another word, or the same one twice, is a mistake; on a heartbeat it contradicts itself.
+    // Another value, or the same one twice, is refused; with a heartbeat any value is.
     for value in ["", "all", "false", "none, none"] {
         for path in ["me/", "all-users/", "admin/users/"] {
             let request = stage.api.request(Method::GET, path, Some(&stage.admin));

@@ -2,7 +2,7 @@
 //!
 //! | module | asks about |
 //! |---|---|
-//! | [`activity`] | requests that leave no trace in anybody's presence |
+//! | [`activity`] | requests that leave the caller's presence as it is |
 //! | [`attacks`] | strings and bodies that mean harm |
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |

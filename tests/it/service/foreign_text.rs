@@ -1,4 +1,4 @@
-//! Text from outside, wherever it comes in: in no log and on no terminal does it do anything but stand there.
+//! Text from outside, wherever it comes in, is escaped in the log and on terminals.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::mint::access_token;
 use crate::support::poll::eventually;
 use crate::support::tether;
 
-/// Clears a terminal, begins a line of its own and turns the direction of what follows. The word is how it is recognised.
+/// Clears a terminal, begins a line of its own and turns the direction of what follows. 'forged' makes it recognisable.
 const HARM: &str = "\u{1b}[2J\u{9b}31m\r\n2026-01-15T10:30:00Z ERROR forged\u{202e}\u{2066}\u{200b}\u{7}";
 
 /// Fails where a text holds what could do harm.

@@ -129,12 +129,12 @@ async fn searches(database: Database) {
 }
 
 #[tokio::test]
-async fn one_user_who_searches_without_end_makes_nobody_wait_on_sqlite() {
+async fn one_user_who_searches_without_end_makes_no_other_wait_on_sqlite() {
     searches(Database::Sqlite).await;
 }
 
 #[tokio::test]
-async fn one_user_who_searches_without_end_makes_nobody_wait_on_postgres() {
+async fn one_user_who_searches_without_end_makes_no_other_wait_on_postgres() {
     searches(Database::Postgres).await;
 }
 

@@ -114,7 +114,7 @@ async fn blocked_accounts_reused_tokens_and_a_redis_that_is_away_are_told_apart(
 #[tokio::test]
 async fn a_flood_of_failed_logins_does_not_flood_the_log() {
     const FLOOD: usize = 400;
-    // A name that can be nobody's costs no password hash only where the limit refuses it.
+    // The limit refuses a login before its password is hashed, so that the flood is fast.
     let limits = ("PRESENCE_RATE_LIMITS", "login:address=1/1h");
     let scene = Scene::start(Database::Sqlite, 1, TTL, &[limits]).await;
     let begun = tokio::time::Instant::now();
@@ -174,7 +174,7 @@ async fn everything_that_an_administrator_changes_leaves_a_line_whatever_comes_o
         let (level, status) = (if status < 400 { " INFO " } else { " WARN " }, format!("status={status}"));
         logged(&scene, 1, &[level, "administration", line, &address, &status]).await;
     }
-    // Who is no administrator is named, whatever the path; what is only read leaves no line otherwise.
+    // A caller who is no administrator is logged, whatever the path; other reads are not.
     for (method, path) in [(Method::GET, "users/"), (Method::GET, "users/1/"), (Method::DELETE, "users/1/")] {
         assert_eq!(
             from(&scene, "203.0.113.99", method, &format!("admin/{path}"), &user, Value::Null).await.0,
@@ -203,7 +203,7 @@ async fn everything_that_an_administrator_changes_leaves_a_line_whatever_comes_o
     }
 }
 
-/// What is carried to its end is logged, though nobody waits for the answer.
+/// What is carried to its end is logged, though the client has hung up.
 #[tokio::test]
 async fn a_client_that_hangs_up_hides_nothing() {
     let scene = Scene::start(Database::Sqlite, 40, TTL, &[]).await;

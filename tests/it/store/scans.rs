@@ -1,4 +1,4 @@
-//! Statements that read every account: they leave the others alone, and end when nobody waits for them any more.
+//! Statements that read every account: they leave the others alone, and are cancelled when their caller gives up.
 
 use std::time::{Duration, Instant};
 
