@@ -9,7 +9,7 @@ local stream, group = KEYS[1], ARGV[1]
 local count = #ARGV - 1
 
 -- Whether every entry of the stream is one of these, pending behind them, or not yet delivered. Entries that are none of
--- that (someone moved the group by hand, or acknowledged what SQL lacks), and those before the last of these that are pending
+-- that (another program moved the group, or acknowledged what SQL lacks), and those before the last of these that are pending
 -- (they wait for a row that another application holds in SQL), would go with a cut. Redis before 7.0 does not tell.
 local function nothing_else_is_there()
   local earlier = redis.pcall('XPENDING', stream, group, '-', ARGV[#ARGV], 1)

@@ -1,4 +1,4 @@
--- The history is its own source. users carries a copy of where it stands, and other applications cannot change that copy;
+-- The history is its own source. users carries a copy of its newest status, and other applications cannot change that copy;
 -- what belongs to an account goes with it; triggers fire for rows that arrive by replication, too.
 
 -- Histories without an account: accounts that were deleted by plain SQL left them behind. Before the first lock on users.
@@ -25,7 +25,7 @@ COMMENT ON COLUMN presence_positions.shard IS 'The shard; -1 for what was taken 
 COMMENT ON COLUMN presence_positions.stream_ms IS 'First part of the id of the stream entry: milliseconds by the clock of Redis.';
 COMMENT ON COLUMN presence_positions.stream_seq IS 'Second part of the id: the number within that millisecond.';
 
--- A version that lies days ahead was written by another hand.
+-- A version that lies days ahead was written by another application.
 INSERT INTO presence_positions (shard, stream_ms, stream_seq)
     SELECT -1, newest >> 20, newest & 1048575 FROM (
         SELECT max(presence_version) AS newest FROM users
@@ -110,7 +110,7 @@ CREATE INDEX presence_set_aside_user_id ON presence_set_aside (user_id);
 COMMENT ON TABLE presence_transitions IS
     'Every change of a user''s presence, exactly once; per user it alternates, from offline on. Deleted with the account.';
 COMMENT ON TABLE presence_set_aside IS
-    'Transitions of users of whom there is no row; kept for whoever wonders. Those of an account are deleted with it.';
+    'Transitions of users of whom there is no row; kept for inspection. Those of an account are deleted with it.';
 
 -- Once a statement, however many rows that deletes. Foreign keys delete the sessions, but not in a session whose
 -- session_replication_role is replica.

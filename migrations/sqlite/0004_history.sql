@@ -1,4 +1,4 @@
--- The history is its own source. users carries a copy of where it stands, and other applications cannot change that copy;
+-- The history is its own source. users carries a copy of its newest status, and other applications cannot change that copy;
 -- what belongs to an account goes with it.
 
 -- Histories without an account: accounts that were deleted by plain SQL left them behind.
@@ -14,7 +14,7 @@ CREATE TABLE presence_positions (
     stream_seq INTEGER NOT NULL
 ) STRICT;
 
--- A version that lies days ahead was written by another hand.
+-- A version that lies days ahead was written by another application.
 INSERT INTO presence_positions (shard, stream_ms, stream_seq)
     SELECT -1, newest >> 20, newest & 1048575 FROM (
         SELECT max(presence_version) AS newest FROM users

@@ -99,7 +99,8 @@ pub struct Lease<DB: Dialect> {
     in_flight: bool,
     in_transaction: bool,
     broken: bool,
-    is_counted: bool,
+    /// What each statement counts in the tally.
+    weight: u64,
 }
 
 impl<DB: Dialect> Lease<DB>
@@ -117,13 +118,13 @@ where
             in_flight: false,
             in_transaction: false,
             broken: false,
-            is_counted: true,
+            weight: 1,
         })
     }
 
     /// Leaves the statements of this use out of [`Tally::statements`]: the looks of the upkeep, which come at a fixed pace.
     pub const fn uncounted(&mut self) {
-        self.is_counted = false;
+        self.weight = 0;
     }
 
     /// Runs a statement; returns how many rows it changed.
@@ -200,9 +201,7 @@ where
     }
 
     fn send(&mut self, statements: u64) -> Result<&mut DB::Connection> {
-        if self.is_counted {
-            self.tally.count(statements);
-        }
+        self.tally.count(statements * self.weight);
         self.in_flight = true;
         match &mut self.connection {
             Some(connection) => Ok(&mut **connection),

@@ -411,6 +411,8 @@ pub struct Upkeep {
     pub triggers_enabled: u64,
     /// Whether the sequence of account ids lay behind the accounts and was raised.
     pub ids_raised: bool,
+    /// The largest id that was ever given to an account, as [`super::Store::max_user_id`] gives it.
+    pub largest_id: UserId,
 }
 
 /// One page of the comparison of mirror and history.
@@ -418,6 +420,8 @@ pub struct Upkeep {
 pub struct MirrorPage {
     /// The last account of the page; `None` at the end.
     pub last: Option<UserId>,
+    /// Whether the page held as many accounts as were asked for.
+    pub is_full: bool,
     /// How many mirrors differed from the history and were put right.
     pub mended: u64,
 }

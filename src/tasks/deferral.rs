@@ -1,7 +1,7 @@
 //! Transitions of one shard that wait in its stream because another application holds the row of their user in SQL
 //! (invariant 12).
 //!
-//! They stay pending, in their order, and everything behind them goes on. A user of whom one waits is left out until all of
+//! They stay pending, in their order, and everything behind them goes on. A user with one that waits is left out until all of
 //! the user's transitions have been tried again from the first on, so each user's order holds. They are tried again from
 //! the beginning of the stream, a batch at a time, with pauses that grow while nothing gets through.
 
@@ -23,7 +23,7 @@ const SHARE: u32 = 10;
 /// What waits in one shard. It is worth something only while this process has the turn; one that lost its turn begins anew.
 #[derive(Debug)]
 pub struct Deferral {
-    /// Users of whom a transition waits.
+    /// Users with a transition that waits.
     users: HashSet<UserId>,
     /// How far the stream was taken: behind this are new entries.
     taken: StreamId,

@@ -144,7 +144,7 @@ fn tell_of(deferrals: &Deferrals) {
     match deferrals.values().filter(|deferral| deferral.age(now) > LONG_HELD).max_by_key(|one| one.age(now)) {
         Some(deferral) => {
             let (count, first) = (deferral.users().len(), deferral.users().iter().min().copied());
-            HELD_TROUBLE.note(&format!("{count} user(s), of whom one is {}", first.unwrap_or_default()));
+            HELD_TROUBLE.note(&format!("{count} user(s), the first is {}", first.unwrap_or_default()));
         }
         None => HELD_TROUBLE.over(),
     }
@@ -329,8 +329,8 @@ impl<'a> ShardDrain<'a> {
             if end == End::Full { take_batch(context, shard, Some(last)).await.map(Some) } else { Ok(None) }
         };
         let deferral = self.deferral.take();
-        let nobody = HashSet::new();
-        let without = deferral.as_ref().map_or(&nobody, Deferral::users);
+        let no_users = HashSet::new();
+        let without = deferral.as_ref().map_or(&no_users, Deferral::users);
         let (written, next) = tokio::join!(self.write(work, without), next);
         let (held, next) = (written?.held, next?);
         self.deferral = match deferral {

@@ -16,8 +16,9 @@ use crate::store::{Result, StoreError};
 
 /// The longest wait for one lock; far below `deadlock_timeout`.
 pub const LOCK_WAIT: Duration = Duration::from_millis(100);
-/// Between two attempts of a call that met a lock.
-const AGAIN: Duration = Duration::from_millis(20);
+/// Between two attempts of a call that met a lock: the first pause, and the longest. PostgreSQL logs each attempt.
+const AGAIN: Duration = Duration::from_millis(10);
+const AGAIN_AT_LAST: Duration = Duration::from_millis(100);
 
 impl Postgres {
     /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
@@ -37,6 +38,7 @@ impl Postgres {
     ) -> Result<T> {
         let mut met = None;
         let bounded = timeout(bound, async {
+            let mut pause = AGAIN;
             loop {
                 let mut lease = Lease::take(&self.pool, &self.tally).await?;
                 match work.clone()(&mut lease).await {
@@ -47,7 +49,8 @@ impl Postgres {
                     done => return done,
                 }
                 drop(lease);
-                sleep(AGAIN).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(AGAIN_AT_LAST);
             }
         });
         let done = bounded.await;

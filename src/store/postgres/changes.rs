@@ -9,7 +9,7 @@ use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Acquire, Connection, query, query_as};
+use sqlx::{query, query_as};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,7 +27,9 @@ const NOTHING: &str = "1:1:";
 /// The log is pruned this often, by each process that reads it.
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
-/// After so long without a notice the server is asked whether the connection still stands (a bare `Sync`, no statement).
+/// After so long without a notice the log is looked at. That shows as well whether the connection is alive, and finds
+/// changes whose notice went missing: before version 15, PostgreSQL delivers those of replicated rows only with the next
+/// notice of an ordinary session.
 const SILENCE: Duration = Duration::from_secs(15);
 
 pub async fn standings(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<(UserId, Standing)>> {
@@ -178,6 +180,8 @@ struct Listening {
     listener: PgListener,
     /// When the server last said anything.
     heard: Instant,
+    /// Where the log ended then.
+    end: i64,
 }
 
 impl Watch {
@@ -225,12 +229,19 @@ impl Watch {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await?;
-            Ok(listener)
+            let end = end_of_log(&mut listener).await?;
+            Ok((listener, end))
         };
-        let listener =
+        let (listener, end) =
             timeout(self.timeout, setting_up).await.map_err(|_| too_slow())?.map_err(unavailable)?;
-        Ok(Listening { listener, heard: Instant::now() })
+        Ok(Listening { listener, heard: Instant::now(), end })
     }
+}
+
+/// The last entry that the log has; 0 for none. One look into an index, and no statement of the service
+/// ([`crate::store::Store::statements`]).
+async fn end_of_log(listener: &mut PgListener) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT COALESCE(max(id), 0) FROM account_changes").fetch_one(listener).await
 }
 
 impl Listening {
@@ -254,9 +265,12 @@ impl Listening {
                 Ok(Err(error)) => return Err(unavailable(error)),
                 Err(_) if Instant::now() >= silent => {
                     // A connection that a firewall has forgotten looks just as quiet as a calm day.
-                    let asking = async { self.listener.acquire().await?.ping().await };
-                    timeout(bound, asking).await.map_err(|_| too_slow())?.map_err(unavailable)?;
+                    let asking = end_of_log(&mut self.listener);
+                    let end = timeout(bound, asking).await.map_err(|_| too_slow())?.map_err(unavailable)?;
                     self.heard = Instant::now();
+                    if std::mem::replace(&mut self.end, end) < end {
+                        return Ok(Woken { accounts: true, sessions: false });
+                    }
                 }
                 Err(_) => return Ok(Woken::BOTH),
             }

@@ -67,7 +67,7 @@ async fn lock_and_read(
     rows.into_iter().map(|row| row.into_recorded(latest)).collect()
 }
 
-/// Those of the users of whom there is a row.
+/// Those of the users that have a row.
 async fn exist_among(lease: &mut PgLease, users: impl Iterator<Item = &UserId>) -> Result<HashSet<UserId>> {
     let users: Vec<UserId> = users.copied().collect();
     if users.is_empty() {
@@ -143,7 +143,7 @@ async fn move_mirror(lease: &mut PgLease, plan: &Plan<'_>, latest: Millis) -> Re
     let versions: Vec<i64> = plan.moved.iter().map(|(_, to)| to.version).collect();
     let seen: Vec<Option<DateTime<Utc>>> =
         plan.moved.iter().map(|(_, to)| to.last_seen.map(Millis::to_utc)).collect();
-    // GREATEST leaves nulls out. What lies in the future was written by another hand.
+    // GREATEST leaves nulls out. What lies in the future was written by another application.
     lease
         .execute(
             query(

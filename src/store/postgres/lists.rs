@@ -36,11 +36,12 @@ pub async fn all(
     let mut sql = Sql::new("");
     match &filter.search {
         Some(search) => push_found(&mut sql, filter, search, place, offset),
+        None if filter.is_read_once() => push_read_once(&mut sql, filter, place, offset),
         None => push_in_order(&mut sql, filter, place, offset),
     }
     push_askers(&mut sql, askers);
     sql.push(total_begin!());
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         sql.push("(SELECT count(*) FROM matching)");
     } else if filter.is_open() {
         sql.push(all_accounts!());
@@ -101,6 +102,18 @@ fn push_found(sql: &mut Sql, filter: &AccountFilter, search: &str, place: Place<
     if filter.search_email != EmailSearch::No {
         sql.push(" GROUP BY n.user_id");
     }
+    push_page_of_matching(sql, place, offset);
+}
+
+/// The page of a filter that must look at every account: all are read once, for the page and the count alike.
+fn push_read_once(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
+    push_matching(sql, filter);
+    push_page_of_matching(sql, place, offset);
+}
+
+/// Ends the table `matching`, and takes the page out of it.
+fn push_page_of_matching(sql: &mut Sql, place: Place<UserId>, offset: i64) {
     sql.push(") ");
     push_page(sql);
     sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");

@@ -1,7 +1,7 @@
 //! PostgreSQL: the production database. Any number of processes share it.
 //!
 //! Owns the pool, its bounds and the meaning of PostgreSQL's errors. No transaction waits for another one while it holds
-//! locks ([`calls`]); all run at READ COMMITTED, whatever the server's default, because a look behind a lock must see what
+//! locks (`calls`); all run at READ COMMITTED, whatever the server's default, because a look behind a lock must see what
 //! its last holder wrote.
 
 mod accounts;

@@ -6,7 +6,7 @@ use sqlx::{query, query_as};
 
 use super::{COUNT_TIMEOUT, PgLease, Postgres, lists};
 use crate::model::UserId;
-use crate::store::rows::no_row;
+use crate::store::rows::{ComparedPage, ComparedPageRow, no_row};
 use crate::store::{MirrorPage, Result, Store, Upkeep};
 
 impl Postgres {
@@ -17,7 +17,8 @@ impl Postgres {
                 look(lease).await
             })
             .await?;
-        let mut upkeep = Upkeep { identity: found.identity, ..Upkeep::default() };
+        let mut upkeep =
+            Upkeep { identity: found.identity, largest_id: found.largest_id, ..Upkeep::default() };
         if found.triggers_are_off {
             upkeep.triggers_enabled = self.with(async |lease| enable_triggers(lease).await).await?;
         }
@@ -31,13 +32,14 @@ impl Postgres {
     }
 
     pub(super) async fn compare_mirrors(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
-        let (last, differ) = self
+        let page = self
             .with(async |lease| {
                 lease.uncounted();
                 compare(lease, after, limit).await
             })
             .await?;
-        Ok(MirrorPage { last, mended: self.mend_mirror(&differ).await? })
+        let mended = self.mend_mirror(&page.differ).await?;
+        Ok(MirrorPage { last: page.last, is_full: page.accounts >= i64::from(limit), mended })
     }
 }
 
@@ -50,23 +52,26 @@ pub struct Look {
     pub triggers_are_off: bool,
     /// Whether the sequence of account ids lies behind the largest id.
     pub ids_are_behind: bool,
+    /// See [`crate::store::Upkeep::largest_id`].
+    pub largest_id: UserId,
     /// Whether `user_counts` has grown: rows that arrive by replication add to it.
     pub counts_have_grown: bool,
 }
 
 /// One statement; every part of it reads a few pages at most.
 pub async fn look(lease: &mut PgLease) -> Result<Look> {
-    let row: Option<(String, bool, bool, bool)> = lease
+    let row: Option<(String, bool, i64, i64, bool)> = lease
         .row(query_as(
             "SELECT 'users'::regclass::oid || '.' || pg_relation_filenode('users'), \
              EXISTS (SELECT FROM presence_triggers_off()), \
-             COALESCE((SELECT max(id) FROM users) > \
-             COALESCE(pg_sequence_last_value(pg_get_serial_sequence('users', 'id')::regclass), 0), false), \
+             COALESCE((SELECT max(id) FROM users), 0), \
+             COALESCE(pg_sequence_last_value(pg_get_serial_sequence('users', 'id')::regclass), 0), \
              (SELECT count(*) FROM (SELECT FROM user_counts WHERE block = -1 LIMIT 65) AS slots) > 64",
         ))
         .await?;
-    let (identity, triggers_are_off, ids_are_behind, counts_have_grown) = row.ok_or_else(no_row)?;
-    Ok(Look { identity, triggers_are_off, ids_are_behind, counts_have_grown })
+    let (identity, triggers_are_off, largest, given, counts_have_grown) = row.ok_or_else(no_row)?;
+    let (ids_are_behind, largest_id) = (largest > given, largest.max(given));
+    Ok(Look { identity, triggers_are_off, ids_are_behind, largest_id, counts_have_grown })
 }
 
 /// Puts every trigger of the schema into the state that its name says; returns how many were in another.
@@ -92,15 +97,10 @@ pub async fn largest_id(lease: &mut PgLease) -> Result<UserId> {
     Ok(row.ok_or_else(no_row)?.0)
 }
 
-/// Compares the mirrors of one page of accounts with their histories: the last account of the page (`None` where it is
-/// empty), and those whose mirror differs, with their versions. A user without a history was never present if no version
-/// says otherwise.
-pub async fn compare(
-    lease: &mut PgLease,
-    after: UserId,
-    limit: u32,
-) -> Result<(Option<UserId>, Vec<(UserId, i64)>)> {
-    let rows: Vec<(UserId, i64, bool)> = lease
+/// Compares the mirrors of one page of accounts with their histories. A user without a history was never present if no
+/// version says otherwise.
+pub async fn compare(lease: &mut PgLease, after: UserId, limit: u32) -> Result<ComparedPage> {
+    let rows: Vec<ComparedPageRow> = lease
         .rows(
             query_as(
                 "WITH page AS MATERIALIZED (SELECT id, online_status, presence_version FROM users \
@@ -110,13 +110,11 @@ pub async fn compare(
                  WHERE t.user_id = p.id ORDER BY t.id DESC LIMIT 1) AS h ON true \
                  WHERE p.online_status <> \
                  COALESCE(h.to_status, CASE WHEN p.presence_version > 0 THEN p.online_status ELSE 'offline' END) \
-                 UNION ALL SELECT max(id), 0, true FROM page HAVING count(*) > 0",
+                 UNION ALL SELECT max(id), count(*), true FROM page",
             )
             .bind(after)
             .bind(i64::from(limit)),
         )
         .await?;
-    let last = rows.iter().find(|(.., is_last)| *is_last).map(|(id, ..)| *id);
-    let differ = rows.into_iter().filter(|(.., is_last)| !is_last).map(|(id, version, _)| (id, version));
-    Ok((last, differ.collect()))
+    Ok(ComparedPage::of(rows))
 }

@@ -86,7 +86,7 @@ async fn note_position(lease: &mut SqliteLease, shard: u32, newest: StreamId) ->
     lease.execute(query(note).bind(i64::from(shard)).bind(ms).bind(seq)).await.map(drop)
 }
 
-/// A `last_seen` after `latest` was written by another hand, and gives way.
+/// A `last_seen` after `latest` was written by another application, and gives way.
 async fn move_mirror(
     lease: &mut SqliteLease,
     moved: impl Iterator<Item = Value>,

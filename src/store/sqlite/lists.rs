@@ -36,11 +36,12 @@ pub async fn all(
     let mut sql = Sql::new("");
     match &filter.search {
         Some(search) => push_found(&mut sql, filter, search, place, offset),
+        None if filter.is_read_once() => push_read_once(&mut sql, filter, place, offset),
         None => push_in_order(&mut sql, filter, place, offset),
     }
     push_askers(&mut sql, askers);
     sql.push(total_begin!());
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         sql.push("(SELECT count(*) FROM matching)");
     } else if filter.is_open() {
         sql.push(all_accounts!());
@@ -101,6 +102,18 @@ fn push_found(sql: &mut Sql, filter: &AccountFilter, search: &str, place: Place<
     if filter.search_email != EmailSearch::No {
         sql.push(" GROUP BY n.user_id");
     }
+    push_page_of_matching(sql, place, offset);
+}
+
+/// The page of a filter that must look at every account: all are read once, for the page and the count alike.
+fn push_read_once(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+    sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
+    push_matching(sql, filter);
+    push_page_of_matching(sql, place, offset);
+}
+
+/// Ends the table `matching`, and takes the page out of it.
+fn push_page_of_matching(sql: &mut Sql, place: Place<UserId>, offset: i64) {
     sql.push(") ");
     push_page(sql);
     sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");
@@ -161,14 +174,13 @@ fn push_corrections(sql: &mut Sql, filter: &AccountFilter) {
     let corrections =
         filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
     if let Some(corrections) = corrections {
-        let pairs: Vec<(UserId, &str)> =
-            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
-        // The limit keeps the rows in a table of their own, and the type of the cast lets it have an index; without
-        // either, each account would be compared with every correction.
-        sql.push(
-            " LEFT JOIN (SELECT CAST(value ->> 0 AS INTEGER) AS user_id, value ->> 1 AS status FROM json_each(",
-        );
-        sql.push_bind(serde_json::json!(pairs).to_string());
+        // An object, whose keys and values come without a further look into it. The limit keeps the rows in a table of
+        // their own, and the type of the cast lets it have an index; without either, each account would be compared with
+        // every correction.
+        let statuses: serde_json::Map<String, serde_json::Value> =
+            corrections.iter().map(|(user, status)| (user.to_string(), status.as_str().into())).collect();
+        sql.push(" LEFT JOIN (SELECT CAST(key AS INTEGER) AS user_id, value AS status FROM json_each(");
+        sql.push_bind(serde_json::Value::Object(statuses).to_string());
         sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
     }
 }

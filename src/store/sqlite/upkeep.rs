@@ -5,43 +5,44 @@ use sqlx::{query, query_as};
 
 use super::{Sqlite, SqliteLease};
 use crate::model::UserId;
-use crate::store::rows::no_row;
+use crate::store::rows::{ComparedPage, ComparedPageRow, no_row};
 use crate::store::{MirrorPage, Result, Store, Upkeep};
 
 impl Sqlite {
     pub(super) async fn run_upkeep(&self) -> Result<Upkeep> {
-        let (identity, ids_are_behind) = self
+        let (identity, largest, given) = self
             .read(async |lease| {
                 lease.uncounted();
                 look(lease).await
             })
             .await?;
-        let ids_raised = ids_are_behind && self.write(async |lease| raise_ids(lease, 0).await).await?;
-        Ok(Upkeep { identity, triggers_enabled: 0, ids_raised })
+        let ids_raised = largest > given && self.write(async |lease| raise_ids(lease, 0).await).await?;
+        Ok(Upkeep { identity, triggers_enabled: 0, ids_raised, largest_id: largest.max(given) })
     }
 
     pub(super) async fn compare_mirrors(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
-        let (last, differ) = self
+        let page = self
             .read(async |lease| {
                 lease.uncounted();
                 compare(lease, after, limit).await
             })
             .await?;
-        Ok(MirrorPage { last, mended: self.mend_mirror(&differ).await? })
+        let mended = self.mend_mirror(&page.differ).await?;
+        Ok(MirrorPage { last: page.last, is_full: page.accounts >= i64::from(limit), mended })
     }
 }
 
-/// The number of the schema, which changes where tables are dropped and made anew, and whether the sequence of account ids
-/// lies behind the largest id.
-async fn look(lease: &mut SqliteLease) -> Result<(String, bool)> {
-    let row: Option<(i64, bool)> = lease
+/// The number of the schema, which changes where tables are dropped and made anew, the largest id of an account, and the
+/// last one that the sequence has given.
+async fn look(lease: &mut SqliteLease) -> Result<(String, UserId, UserId)> {
+    let row: Option<(i64, UserId, UserId)> = lease
         .row(query_as(
-            "SELECT schema_version, coalesce((SELECT max(id) FROM users) > \
-             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'users'), 0), 0) FROM pragma_schema_version",
+            "SELECT schema_version, coalesce((SELECT max(id) FROM users), 0), \
+             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'users'), 0) FROM pragma_schema_version",
         ))
         .await?;
-    let (version, ids_are_behind) = row.ok_or_else(no_row)?;
-    Ok((version.to_string(), ids_are_behind))
+    let (version, largest, given) = row.ok_or_else(no_row)?;
+    Ok((version.to_string(), largest, given))
 }
 
 /// Raises the sequence of account ids to `at_least`, and to the largest id that there is; whether it lay behind.
@@ -62,14 +63,9 @@ pub async fn largest_id(lease: &mut SqliteLease) -> Result<UserId> {
     Ok(row.ok_or_else(no_row)?.0)
 }
 
-/// Compares the mirrors of one page of accounts with their histories: the last account of the page (`None` where it is
-/// empty), and those whose mirror differs, with their versions.
-async fn compare(
-    lease: &mut SqliteLease,
-    after: UserId,
-    limit: u32,
-) -> Result<(Option<UserId>, Vec<(UserId, i64)>)> {
-    let rows: Vec<(Option<UserId>, i64, bool)> = lease
+/// Compares the mirrors of one page of accounts with their histories.
+async fn compare(lease: &mut SqliteLease, after: UserId, limit: u32) -> Result<ComparedPage> {
+    let rows: Vec<ComparedPageRow> = lease
         .rows(
             query_as(
                 "WITH page AS MATERIALIZED (SELECT id, online_status, presence_version FROM users \
@@ -77,13 +73,11 @@ async fn compare(
                  SELECT p.id, p.presence_version, 0 FROM page p WHERE p.online_status <> coalesce(\
                  (SELECT t.to_status FROM presence_transitions t WHERE t.user_id = p.id ORDER BY t.id DESC LIMIT 1), \
                  CASE WHEN p.presence_version > 0 THEN p.online_status ELSE 'offline' END) \
-                 UNION ALL SELECT max(id), 0, 1 FROM page",
+                 UNION ALL SELECT max(id), count(*), 1 FROM page",
             )
             .bind(after)
             .bind(i64::from(limit)),
         )
         .await?;
-    let last = rows.iter().find(|(.., is_last)| *is_last).and_then(|(id, ..)| *id);
-    let differ = rows.into_iter().filter(|(.., is_last)| !is_last);
-    Ok((last, differ.filter_map(|(id, version, _)| Some((id?, version))).collect()))
+    Ok(ComparedPage::of(rows))
 }

@@ -11,6 +11,7 @@ use super::crowd::now;
 use super::ledger::{Fault, Span};
 use super::world::{INSTANCES, USERS, World};
 use crate::support::dice::Dice;
+use crate::support::proxy::Proxy;
 
 /// Every kind of fault. A round draws a few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,14 @@ fn evict(world: &World, dice: &mut Dice) {
     }
 }
 
+/// Cuts all connections a few times.
+async fn cut_mid_command(proxy: &Proxy, dice: &mut Dice) {
+    for _ in 0..dice.between(1, 6) {
+        proxy.cut();
+        last(dice.between(1, 150)).await;
+    }
+}
+
 /// Injects one fault and heals it.
 pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice) -> Fault {
     let from = now();
@@ -201,10 +210,7 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
         Kind::CutSubscribers => redis(world, &["CLIENT", "KILL", "TYPE", "pubsub"]),
         Kind::CutClients => redis(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
         Kind::CutRedisMidCommand => {
-            for _ in 0..dice.between(1, 6) {
-                world.redis_proxy.cut();
-                last(dice.between(1, 150)).await;
-            }
+            cut_mid_command(&world.redis_proxy, dice).await;
         }
         Kind::FlushScripts => redis(world, &["SCRIPT", "FLUSH"]),
         Kind::MuteEvents => redis(world, &["CONFIG", "SET", "notify-keyspace-events", ""]),
@@ -224,10 +230,7 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
             world.sql.try_run(cut).await;
         }
         Kind::CutPostgresMidCommand => {
-            for _ in 0..dice.between(1, 6) {
-                world.sql_proxy.cut();
-                last(dice.between(1, 150)).await;
-            }
+            cut_mid_command(&world.sql_proxy, dice).await;
         }
         Kind::SaveStaleRows => save_stale_rows(world, dice).await,
         Kind::ForgetRowLock => only = Some(forget_row_lock(world, dice).await),

@@ -134,11 +134,7 @@ pub enum Reply {
     Presences(Presences),
     Online(OnlinePage),
     Unsettled(Vec<(UserId, OnlineStatus)>),
-    Seen {
-        users: Vec<(UserId, Millis)>,
-        lent: Vec<UserId>,
-        more: bool,
-    },
+    Seen { users: Vec<(UserId, Millis)>, lent: Vec<UserId>, more: bool },
     Checked(Checked),
 }
 

@@ -303,28 +303,28 @@ impl Shard {
             self.live.insert(user, Life::begun(now, Offline));
         }
         self.lent.remove(&user);
-        let live = self.live.get_mut(&user).expect("a life");
-        let was_lent = live.sessions.remove(LENT).is_some();
+        let present = self.live.get_mut(&user).expect("a life");
+        let was_lent = present.sessions.remove(LENT).is_some();
         // Where the others have to be looked at, the dead are dropped.
-        if !known || said == Away && live.status == Online {
-            live.sessions.retain(|other, one| *other == field || one.seen + TTL >= now);
+        if !known || said == Away && present.status == Online {
+            present.sessions.retain(|other, one| *other == field || one.seen + TTL >= now);
         }
         if !known {
-            self.forgotten += live.make_room(now);
+            self.forgotten += present.make_room(now);
         }
-        live.sessions.insert(field.clone(), Session { seen: now, said });
-        (live.deadline, live.listed) = (now + TTL, true);
-        let comes_to = live.truth(now).expect("a session alive");
+        present.sessions.insert(field.clone(), Session { seen: now, said });
+        (present.deadline, present.listed) = (now + TTL, true);
+        let comes_to = present.truth(now).expect("a session alive");
         let by_death = comes_to == Away && died.is_some();
         if life.is_some()
-            && comes_to != live.status
+            && comes_to != present.status
             && !by_death
             && beat.word != HeartbeatWord::Login
             && !was_lent
-            && !live.may_change(now)
+            && !present.may_change(now)
         {
             // The heartbeat counts, and the status stays.
-            live.sessions.insert(field, Session { seen: now, said: live.status });
+            present.sessions.insert(field, Session { seen: now, said: present.status });
             self.refused += 1;
         }
         let reason = if beat.word == HeartbeatWord::Login { Reason::Login } else { Reason::Heartbeat };

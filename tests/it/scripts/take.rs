@@ -240,3 +240,63 @@ async fn a_turn_goes_on_where_it_was_and_begins_anew_at_its_beginning() {
     bench.live.ack(0, &second).await.unwrap();
     assert_eq!(users(&mine(&bench.live, 3).await), [7]);
 }
+
+#[tokio::test]
+async fn letting_go_of_some_of_a_batch_leaves_the_earlier_ones_pending() {
+    let bench = Bench::start().await;
+    let stream = "presence:{0}:transitions";
+    come_online(&bench, 1..=8).await;
+    let batch = mine(&bench.live, 6).await;
+    // SQL could not write those of 1 and 4: another application holds their rows.
+    let written = |user: &i64| ![1, 4].contains(user);
+    let transitions = batch.transitions.iter().filter(|one| written(&one.user)).cloned().collect();
+    let part = Work { transitions, ..Work::default() };
+    for _ in 0..2 {
+        bench.live.ack(0, &part).await.unwrap();
+    }
+    assert_eq!(bench.redis.cli(&["XLEN", stream]), "4");
+    let Turn::Mine(next) = bench.live.take_after(0, batch.last(), 10).await.unwrap() else {
+        panic!("our turn")
+    };
+    assert_eq!(users(&next), [7, 8]);
+    bench.live.ack(0, &next).await.unwrap();
+    let rest = mine(&bench.live, 10).await;
+    assert_eq!(users(&rest), [1, 4], "in their order");
+    bench.live.ack(0, &rest).await.unwrap();
+    assert_eq!(bench.live.backlog().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_goes_on_behind_what_waits_is_respected() {
+    let bench = Bench::start().await;
+    let stream = "presence:{0}:transitions";
+    let other = live_set(&bench.redis, "other", 1);
+    other.ready().await.unwrap();
+    come_online(&bench, 1..=4).await;
+    let first = mine(&bench.live, 2).await;
+    // The oldest has waited for long; the turn goes on behind it all the same.
+    let oldest = first.transitions[0].id.to_string();
+    bench.redis.cli(&["XCLAIM", stream, "persist", "bench", "0", &oldest, "IDLE", "10000"]);
+    let Turn::Mine(next) = bench.live.take_after(0, first.last(), 2).await.unwrap() else {
+        panic!("our turn")
+    };
+    assert_eq!(users(&next), [3, 4]);
+    let Turn::Others(_) = other.take(0, 10).await.unwrap() else { panic!("two at once") };
+}
+
+#[tokio::test]
+async fn a_wait_goes_by_what_was_taken_and_ends_in_time() {
+    let bench = Bench::start().await;
+    come_online(&bench, [1]).await;
+    let last = mine(&bench.live, 10).await.last().unwrap();
+    let passed = HashMap::from([(0, last)]);
+    let began = std::time::Instant::now();
+    bench.live.wait_for_transitions(&passed, Duration::from_millis(300)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(290), "an entry that was taken is no news");
+    let waiting = tokio::spawn({
+        let live = bench.live.clone();
+        async move { live.wait_for_transitions(&passed, Duration::from_mins(1)).await.unwrap() }
+    });
+    come_online(&bench, [2]).await;
+    tokio::time::timeout(Duration::from_secs(2), waiting).await.unwrap().unwrap();
+}

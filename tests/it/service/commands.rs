@@ -229,7 +229,17 @@ async fn check_offline_users_says_what_it_found_and_did() {
     // Someone whom SQL calls online and Redis does not know: the legacy of another system, or of a lost Redis.
     scene
         .sql
-        .run("UPDATE users SET online_status = 'online', last_seen = now() - interval '1 hour' WHERE id = 3")
+        .run(
+            "INSERT INTO presence_transitions (user_id, stream_id, from_status, to_status, reason, at) \
+             VALUES (3, '9/1-0', 'offline', 'online', 'login', now() - interval '1 hour')",
+        )
+        .await;
+    scene
+        .sql
+        .run(
+            "UPDATE users SET online_status = 'online', last_seen = now() - interval '1 hour', \
+             presence_writes = presence_writes + 1 WHERE id = 3",
+        )
         .await;
     let output = presenced(folder.path(), &env, &["check-offline-users"]);
     let said = text(&output.stdout);

@@ -19,6 +19,7 @@ mod import;
 mod lost;
 mod masses;
 mod metrics;
+mod others;
 mod per_user;
 mod private;
 mod punctual;

@@ -175,13 +175,20 @@ async fn corrections_outweigh_the_mirror_and_the_rule_outweighs_both(db: Db) {
     assert_eq!(names(&db, &both).await, ["online"]);
 }
 
-/// The store's own bound is the measure: a comparison of each account with each correction takes longer.
+/// The store's own bound is the measure: a comparison of each account with each correction takes longer. Past the first few
+/// runs a statement may have one plan for all values.
 async fn thousands_of_corrections_are_no_burden(db: Db) {
     db.users(20_000).await;
-    let corrections: Vec<_> = (5_001..25_000).map(|id| (id, OnlineStatus::Online)).collect();
+    let corrections: Vec<_> = (5_001..105_001).map(|id| (id, OnlineStatus::Online)).collect();
     let filter = presence(OnlineStatus::Online, &corrections, Some(1_000));
-    let list = db.store.list_accounts(&filter, Page { number: 2, size: 1_000 }.into(), &[]).await.unwrap();
-    assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
+    for _ in 0..8 {
+        let page = Page { number: 2, size: 1_000 };
+        let list = db.store.list_accounts(&filter, page.into(), &[]).await.unwrap();
+        assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
+    }
+    let few = presence(OnlineStatus::Online, &corrections[..3], Some(1_000));
+    let page = Page { number: 1, size: 10 };
+    assert_eq!(db.store.list_accounts(&few, page.into(), &[]).await.unwrap().total, 3);
 }
 
 async fn a_mirror_that_is_too_old_counts_as_offline(db: Db) {

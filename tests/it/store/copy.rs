@@ -16,7 +16,7 @@ on_both!(
     a_row_that_comes_after_its_history_begins_where_that_leads,
     the_history_decides_where_a_user_is,
     a_user_whose_history_was_pruned_goes_on_from_the_copy,
-    a_version_that_no_transition_had_holds_up_nobody,
+    a_version_that_no_transition_had_delays_no_user,
     a_version_that_was_lost_lets_nothing_in_twice,
     a_last_seen_in_the_future_gives_way_to_a_heartbeat,
     a_last_seen_that_another_instance_has_just_written_stays,
@@ -44,7 +44,10 @@ impl SavedRow {
         for column in columns {
             let quoted =
                 format!("SELECT coalesce('''' || {column} || '''', 'NULL') FROM users WHERE id = {user}");
-            sql.push_str(&format!(", {column} = {}", db.texts(&quoted).await[0]));
+            sql += ", ";
+            sql += column;
+            sql += " = ";
+            sql += &db.texts(&quoted).await[0];
         }
         Self { sql }
     }
@@ -181,7 +184,7 @@ async fn a_user_whose_history_was_pruned_goes_on_from_the_copy(db: Db) {
     assert_eq!(db.mirror(bob).await.0, Offline);
 }
 
-async fn a_version_that_no_transition_had_holds_up_nobody(db: Db) {
+async fn a_version_that_no_transition_had_delays_no_user(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
     db.falsify("presence_version = 9223372036854775807", "true").await;
@@ -243,7 +246,7 @@ async fn a_copy_that_differs_is_found_and_put_right(db: Db) {
     db.record(0, &batch).await.unwrap();
     db.falsify("online_status = 'offline'", "id IN (2, 5)").await;
     db.falsify("online_status = 'away'", "id IN (3, 9)").await;
-    let page = |last, mended| MirrorPage { last, mended };
+    let page = |last, mended| MirrorPage { last, is_full: last.is_some_and(|last| last < 10), mended };
     assert_eq!(db.store.mend_mirrors_after(0, 4).await.unwrap(), page(Some(4), 2));
     assert_eq!(db.store.mend_mirrors_after(4, 4).await.unwrap(), page(Some(8), 1));
     assert_eq!(db.store.mend_mirrors_after(8, 4).await.unwrap(), page(Some(10), 1));

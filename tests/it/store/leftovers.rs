@@ -115,6 +115,7 @@ async fn a_sequence_that_explicit_ids_left_behind_is_raised(db: Db) {
     assert_eq!(db.user("third").await, 9_001);
     db.store.delete_account(9_001, None).await.unwrap();
     assert_eq!(db.store.max_user_id().await.unwrap(), 9_001);
+    assert_eq!(db.store.upkeep().await.unwrap().largest_id, 9_001);
     let large = (1_i64 << 53) + 1;
     assert!(db.store.raise_user_id_sequence(large).await.unwrap());
     assert_eq!(db.user("fourth").await, large + 1);
@@ -130,7 +131,7 @@ async fn an_account_is_made_though_the_sequence_was_left_behind(db: Db) {
     assert_eq!(db.user("bob").await, 10);
     assert_eq!(
         db.store
-            .trail(&Default::default(), presenced::model::Page { number: 1, size: 9 })
+            .trail(&presenced::store::TrailFilter::default(), presenced::model::Page { number: 1, size: 9 })
             .await
             .unwrap()
             .total,
@@ -205,7 +206,7 @@ async fn a_filled_database_goes_on(db: Db) {
         db.sql("UPDATE users SET last_seen = 'infinity' WHERE id = 4").await;
     }
     assert_eq!(db.store.migrate().await.unwrap()[0], "0004 history");
-    assert_eq!(db.history(77).await.len(), 0, "nobody's");
+    assert_eq!(db.history(77).await.len(), 0, "no account has this id");
     let newest = StreamId { ms: 1_768_473_000_120, seq: 5 };
     assert_eq!(db.store.newest_transition_id().await.unwrap(), Some(newest));
     assert_eq!(db.store.mend_mirrors_after(0, 10).await.unwrap().mended, 0);

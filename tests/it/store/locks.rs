@@ -11,7 +11,7 @@ use super::{Db, LATER, new_account, transition};
 use crate::support::poll::eventually;
 use OnlineStatus::{Away, Offline, Online};
 
-/// Another application's transaction, open until it is told to end.
+/// Another application's transaction, open until a test ends it.
 struct Other {
     connection: PgConnection,
 }
@@ -253,7 +253,7 @@ async fn accounts_are_made_beside_an_open_transaction_that_adds_some() {
     let refused = store.create_account(&new_account("X"), None).await.unwrap_err();
     assert!(
         matches!(refused, StoreError::Locked(_)),
-        "nobody knows yet whether the name is taken: {refused}"
+        "whether the name is taken is not known yet: {refused}"
     );
     other.run("COMMIT").await.unwrap();
     let refused = store.create_account(&new_account("X"), None).await.unwrap_err();

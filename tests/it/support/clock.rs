@@ -17,9 +17,9 @@ pub struct ShiftedClock {
 impl ShiftedClock {
     /// A clock that is right.
     pub fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
         let clock = Self { folder: super::tether::folder("clock") };
         // A server may run as another user, who only reads.
-        use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(clock.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::write(clock.file(), 0_i64.to_ne_bytes()).unwrap();
         clock
