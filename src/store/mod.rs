@@ -18,6 +18,7 @@ mod schema;
 pub mod sqlite;
 mod texts;
 mod types;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,10 +34,11 @@ pub use import::{Clash, ImportRow, Imported};
 pub use names::{Holder, NAMES_AT_ONCE, NameClash, NamesInSql};
 pub use types::{
     AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, Credentials, EmailSearch,
-    Ended, MirrorPage, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome,
-    RefreshHash, Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError,
-    Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken,
+    Ended, MirrorRow, NewAccount, NewSession, PasswordHash, PresenceFilter, RecordOutcome, RefreshHash,
+    Rotation, RotationRequest, Session, SessionEnd, SessionList, SetAside, Standing, StoreError, Trail,
+    TrailFilter, UntoldEnd, UntoldEnds, Woken,
 };
+pub use upkeep::{MirrorPage, Upkeep};
 
 type Result<T> = std::result::Result<T, StoreError>;
 

@@ -118,36 +118,6 @@ pub struct TrailRow {
     changes: String,
 }
 
-/// A row of a comparison of mirrors and histories: an account whose mirror differs and its version or, in the end, the last
-/// account of the page and how many it holds.
-pub type ComparedPageRow = (Option<UserId>, i64, bool);
-
-/// A page of the comparison of mirrors and histories.
-#[derive(Debug)]
-pub struct ComparedPage {
-    /// The last account; `None` where there is none.
-    pub last: Option<UserId>,
-    /// How many accounts it holds.
-    pub accounts: i64,
-    /// Those whose mirror differs, with their versions.
-    pub differ: Vec<(UserId, i64)>,
-}
-
-impl ComparedPage {
-    /// The page that the rows tell of.
-    pub fn of(rows: Vec<ComparedPageRow>) -> Self {
-        let (mut last, mut accounts, mut differ) = (None, 0, Vec::new());
-        for (id, number, is_last) in rows {
-            match id {
-                _ if is_last => (last, accounts) = (id, number),
-                Some(id) => differ.push((id, number)),
-                None => {}
-            }
-        }
-        Self { last, accounts, differ }
-    }
-}
-
 /// Reads a word of a closed list.
 pub fn word<T: std::str::FromStr<Err = UnknownWord>>(column: &'static str, word: &str) -> Result<T> {
     word.parse().map_err(|source| StoreError::Word { column, source })

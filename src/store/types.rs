@@ -402,30 +402,6 @@ pub struct RecordOutcome {
     pub locked: Vec<UserId>,
 }
 
-/// What the upkeep found and did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Upkeep {
-    /// Names the table of accounts as it is stored: another word after it was restored, truncated or rewritten.
-    pub identity: String,
-    /// Triggers that were disabled, or did not fire for replicated rows any more, and are enabled again.
-    pub triggers_enabled: u64,
-    /// Whether the sequence of account ids lay behind the accounts and was raised.
-    pub ids_raised: bool,
-    /// The largest id that was ever given to an account, as [`super::Store::max_user_id`] gives it.
-    pub largest_id: UserId,
-}
-
-/// One page of the comparison of mirror and history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MirrorPage {
-    /// The last account of the page; `None` at the end.
-    pub last: Option<UserId>,
-    /// Whether the page held as many accounts as were asked for.
-    pub is_full: bool,
-    /// How many mirrors differed from the history and were put right.
-    pub mended: u64,
-}
-
 /// A user whom the mirror calls present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorRow {

@@ -6,6 +6,7 @@
 //! defect; [`Tasks::failed`] reports it and the process ends rather than live on half alive.
 
 mod accounts;
+mod clock_watch;
 mod counts;
 mod deferral;
 mod last_seen;

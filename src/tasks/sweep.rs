@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::clock_watch::ClockWatch;
 use super::{Context, SweepNow};
 use crate::live::{LiveError, LiveSet};
 use crate::model::Millis;
@@ -18,9 +19,6 @@ const CHUNK: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(40);
 /// The longest sleep: a deadline can come nearer without a word, where a session ends and leaves an older one.
 const NAP: Duration = Duration::from_millis(500);
-
-/// Between two passes over deadlines that lie too far ahead: a longer TTL of a former start makes them, too.
-const AHEAD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a sweep found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,20 +40,23 @@ pub struct Swept {
 pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
     static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
     let mut trouble = TROUBLE.share();
-    let mut look_ahead = Instant::now();
+    let mut clock = ClockWatch::new();
+    // Many users may have to be brought back; deadlines do not wait for it.
+    let mut bringing_back = None;
     loop {
+        let sent = Instant::now();
         let sleep = match look(&context.live, shard).await {
             Ok((swept, next)) => {
                 trouble.over();
-                if swept.ahead && look_ahead <= Instant::now() {
-                    look_ahead = Instant::now() + AHEAD_AGAIN;
-                    bring_back(&context.live, shard, swept.now).await;
-                }
-                context.counts.claimed_by_sweeper(swept.claimed);
+                clock.note(swept.now, sent, Instant::now());
                 if swept.unfenced {
+                    clock.suspect();
                     // Redis has forgotten something, whether or not the connection told of it.
                     context.presence.redis_has_forgotten();
+                } else if swept.ahead && bringing_back.is_none() && clock.take() {
+                    bringing_back = Some(Box::pin(bring_back(&context.live, shard, swept.now)));
                 }
+                context.counts.claimed_by_sweeper(swept.claimed);
                 next
             }
             Err(error) => {
@@ -63,19 +64,42 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
                 NAP
             }
         };
-        let _ = timeout(sleep, now.notified()).await;
+        let brought_back = async {
+            match bringing_back.as_mut() {
+                Some(walk) => walk.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = timeout(sleep, now.notified()) => {}
+            is_done = brought_back => {
+                bringing_back = None;
+                if !is_done {
+                    clock.suspect();
+                }
+            }
+        }
     }
 }
 
-/// Brings users back whose heartbeats lie ahead of Redis's clock, which was ahead for a while and has been set right.
-async fn bring_back(live: &LiveSet, shard: u32, now: Millis) {
+/// Brings users back whose heartbeats lie ahead of Redis's clock, which was ahead for a while and has been set right. Whether
+/// all of them were looked at.
+async fn bring_back(live: &LiveSet, shard: u32, now: Millis) -> bool {
     match live.bring_back_from_ahead(shard, now).await {
-        Ok(0) => {}
         Ok(users) => {
-            tracing::warn!(users, shard, "Redis's clock was set back: heartbeats from ahead count as of now");
+            if users > 0 {
+                tracing::warn!(
+                    users,
+                    shard,
+                    "Redis's clock was set back: heartbeats from ahead count as of now"
+                );
+            }
+            true
         }
-        // The next look tries again.
-        Err(error) => tracing::debug!(%error, "deadlines that lie ahead could not be brought back"),
+        Err(error) => {
+            tracing::debug!(%error, "deadlines that lie ahead could not be brought back");
+            false
+        }
     }
 }
 

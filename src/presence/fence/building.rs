@@ -184,10 +184,10 @@ impl FenceKeeper {
             before.losses.insert(*shard, before_it);
             before.cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
-        for loss in before.losses.values_mut() {
+        for (shard, loss) in &mut before.losses {
             if lost {
                 loss.hold = self.live.ttl();
-            } else {
+            } else if !before.damaged.contains(shard) {
                 loss.served_until = Millis(0);
             }
         }

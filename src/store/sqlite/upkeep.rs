@@ -5,7 +5,8 @@ use sqlx::{query, query_as};
 
 use super::{Sqlite, SqliteLease};
 use crate::model::UserId;
-use crate::store::rows::{ComparedPage, ComparedPageRow, no_row};
+use crate::store::rows::no_row;
+use crate::store::upkeep::{ComparedPage, ComparedPageRow};
 use crate::store::{MirrorPage, Result, Store, Upkeep};
 
 impl Sqlite {

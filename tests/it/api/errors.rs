@@ -342,7 +342,7 @@ async fn no_text_in_any_field_is_more_than_the_service_can_bear(engine: Engine) 
     let texts = [
         "\0".to_owned(),
         "a\0b@example.org".to_owned(),
-        "Ωμέγα-東京-ابن".to_owned(),
+        "Ωμέγα-東京".to_owned(),
         "\u{202e}gnihton\u{200f}\u{2066}".to_owned(),
         "\u{feff}\u{ffff}\u{10ffff}".to_owned(),
         "\r\n\t\u{7f}\u{85}".to_owned(),

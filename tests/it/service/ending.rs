@@ -225,7 +225,7 @@ async fn a_task_that_dies_ends_the_process_and_is_named() {
         ("accounts", "the loop 'accounts' has panicked"),
         ("session_ends", "the loop 'session_ends' has panicked"),
         ("last_seen", "the loop 'last_seen' has panicked"),
-        ("http", "the accept loop has ended"),
+        ("http", "an accept loop has ended"),
         ("keys", "the keeper of the issuers' keys has ended"),
         ("group_commit", "a worker of the group commit has died"),
     ] {

@@ -74,7 +74,7 @@ async fn every_login_leaves_a_line_and_a_number_and_nothing_that_was_typed() {
         (1, [" WARN login failed ", "\"wrong_credentials\" user=4", "203.0.113.3"]),
         (1, [" WARN login failed ", "\"wrong_credentials\" address=", "203.0.113.4"]),
         (1, [" WARN login failed ", "\"wrong_credentials\" user=4", "203.0.113.5"]),
-        (1, [" WARN login failed ", "\"rate_limited\" user=4", "203.0.113.6"]),
+        (1, [" WARN login failed ", "\"rate_limited\" address=", "203.0.113.6"]),
         (1, [" WARN logout failed ", "user=4", "203.0.113.7"]),
         (1, [" INFO logout ", "user=4", "203.0.113.8"]),
     ] {

@@ -174,7 +174,11 @@ async fn a_repair_beside_a_running_instance_leaves_everyone_as_they_are() {
     scene.redis.cli(&["PERSIST", &key(4)]);
     let (code, said) = scene.doctor("10m", &["--repair"]);
     assert_eq!(code, 0, "{said}");
-    assert_named(&said, &["disagreements: 3, mended: 3", "looking again", "all is well"]);
+    // The service looks too, and knows of users who are in the live set; so the other two may be right before.
+    let named = said.matches("disagreement: ").count();
+    assert!((1..=3).contains(&named), "{said}");
+    let counted = format!("disagreements: {named}, mended: {named}");
+    assert_named(&said, &["user 3 has a presence key", &counted, "looking again", "all is well"]);
     for user in 2..=5 {
         assert_eq!(scene.status_in_sql(user).await, "online", "user {user}");
         let deadline = scene.redis.cli(&["ZSCORE", LIVE, &user.to_string()]);
