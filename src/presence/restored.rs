@@ -45,13 +45,13 @@ impl PresenceService {
         Ok(())
     }
 
-    /// Says that SQL may have been replaced: [`Self::blocklist_is_doubtful`] returns.
-    pub fn doubt_blocklist(&self) {
+    /// Says that SQL may have been replaced: [`Self::sql_may_be_replaced`] returns.
+    pub fn doubt_sql(&self) {
         self.inner.fence.doubt();
     }
 
-    /// Returns when the blocklist should be compared with SQL again.
-    pub async fn blocklist_is_doubtful(&self) {
+    /// Returns when SQL may have been replaced since the last call: blocklist and presences are to be compared with it.
+    pub async fn sql_may_be_replaced(&self) {
         self.inner.fence.doubtful().await;
     }
 

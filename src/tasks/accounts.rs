@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, names: &Notify) {
                 WATCH_TROUBLE.over();
                 if !watched {
                     // The database may be another by now: one that took its place, or a dump that was restored.
-                    context.presence.doubt_blocklist();
+                    context.presence.doubt_sql();
                 }
                 watched = true;
                 accounts = woken.accounts;

@@ -38,8 +38,9 @@ pub struct Reconciled {
 pub(super) async fn run(context: &Context) {
     static TROUBLE: Trouble = Trouble::new("the reconciler must wait for Redis or SQL");
     let mut reconnections = context.live.reconnections();
-    // Shards whose new life began under our eyes and whose users have not been looked at yet: kept over every attempt.
-    let mut doubtful = BTreeSet::new();
+    // Shards whose users have not been compared with SQL since either may have lost something: kept over every attempt. At
+    // the start it is all of them, for SQL may have been restored from a dump.
+    let mut doubtful: BTreeSet<u32> = context.live.shards().collect();
     let mut retry = RETRY;
     loop {
         context.live.connected().await;
@@ -66,9 +67,17 @@ pub(super) async fn run(context: &Context) {
             tokio::select! {
                 () = reconnections.next() => break,
                 () = context.presence.loss_noticed() => break,
-                () = sleep_until(due) => break,
+                () = sleep_until(due) => {
+                    if next >= ROUND {
+                        doubtful.extend(context.live.shards());
+                    }
+                    break;
+                }
                 () = context.presence.answers_again() => {}
-                () = context.presence.blocklist_is_doubtful() => compare_blocklist(context).await,
+                () = context.presence.sql_may_be_replaced() => {
+                    doubtful.extend(context.live.shards());
+                    break;
+                }
             }
             if let Err(error) = context.presence.restore_fence().await {
                 TROUBLE.note(&error);
@@ -104,7 +113,7 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
     }
     let held = join_all(context.live.shards().map(|shard| context.live.due(shard, 1))).await;
     for (shard, due) in context.live.shards().zip(held) {
-        // Done by whoever began the epoch, and by everyone where data are known to be lost.
+        // Every instance does it where data are known to be lost.
         let done = match due {
             Ok(due) if doubtful.contains(&shard) || !due.held.is_zero() => affirm(context, shard).await,
             Ok(_) => continue,
@@ -141,9 +150,9 @@ async fn compare_blocklist(context: &Context) {
     }
 }
 
-/// One pass over those who are present: a server that came back with older data may call someone online who has left
-/// or gone away since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again. What is on
-/// its way to SQL meanwhile is told twice, and recorded once.
+/// One pass over those who are present. A Redis that came back with older data may call a user online who has left or gone
+/// away since, as SQL knows, and who stays online by a heartbeat that changes nothing; a SQL that was restored from a dump may
+/// not know of the user's return. SQL is told again. What is on its way to SQL meanwhile is told twice, and recorded once.
 async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     let mut place = None;
     loop {

@@ -199,7 +199,7 @@ async fn ids_that_are_one_double_are_two_users() {
 }
 
 #[tokio::test]
-async fn blocks_follow_sql_after_its_log_of_changes_was_replaced() {
+async fn blocks_and_presences_are_compared_with_a_sql_that_was_restored_from_a_dump() {
     let scene = Scene::start(Database::Sqlite, 4, TTL, &[]).await;
     let tokens: Vec<String> = (2..=4).map(|user| access_token(user, "phone")).collect();
     let refused = async |token: &str, wanted: u16| {
@@ -211,13 +211,24 @@ async fn blocks_follow_sql_after_its_log_of_changes_was_replaced() {
     };
     scene.sql.run("UPDATE users SET status = 'banned' WHERE id = 2").await;
     refused(&tokens[0], 403).await;
+    refused(&tokens[2], 200).await;
     assert_eq!(scene.service.terminate().await, 0);
+    assert_eq!(scene.history(4).await.len(), 1, "what is in hand at the end is written");
     // What a restored dump looks like: other blocks, and a log that never led from one to the other.
     scene
         .sql
         .run("UPDATE users SET status = CASE id WHEN 2 THEN 'active' WHEN 3 THEN 'banned' ELSE status END")
         .await;
-    scene.sql.run("DELETE FROM account_changes").await;
+    for table in ["account_changes", "presence_transitions", "presence_positions"] {
+        scene.sql.run(&format!("DELETE FROM {table}")).await;
+    }
+    scene
+        .sql
+        .run(
+            "UPDATE users SET online_status = 'offline', last_seen = NULL, presence_version = 0, \
+             presence_writes = presence_writes + 1",
+        )
+        .await;
     let again = scene.start_another(TTL).await;
     let api = crate::support::http::Api::new(again.base_url());
     for (token, wanted) in [(&tokens[1], 403), (&tokens[0], 200), (&tokens[2], 200)] {
@@ -229,4 +240,10 @@ async fn blocks_follow_sql_after_its_log_of_changes_was_replaced() {
     }
     let log = again.stderr();
     assert!(log.contains("differed from SQL"), "{log}");
+    // The user stayed online all the while, by heartbeats that change nothing.
+    eventually(Duration::from_secs(8), async || match scene.history(4).await {
+        history if history.len() == 1 && history[0][1] == "online" => Ok(()),
+        other => Err(other),
+    })
+    .await;
 }
