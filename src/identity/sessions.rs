@@ -2,7 +2,7 @@
 //!
 //! Access tokens are good by themselves until they expire, so whoever ends a session here must end it in presence
 //! too; refresh tokens are good only while SQL knows their hash. Sessions are dated and judged by Redis's clock
-//! ([`super::clock`]).
+//! (`identity::clock`).
 
 use std::fmt;
 use std::net::IpAddr;
