@@ -357,7 +357,7 @@ impl<'a> ShardDrain<'a> {
         if !done.is_empty() {
             context.live.ack(shard, &done).await?;
         }
-        context.counts.persisted(&done.transitions);
+        context.counts.persisted(&done.transitions, outcome.recorded as u64);
         self.outcome.transitions += done.len() as u64;
         self.outcome.recorded += outcome.recorded as u64;
         if !done.unreadable.is_empty() {
