@@ -22,6 +22,7 @@ mod mend;
 mod node;
 mod packed;
 mod primaries;
+mod promptly;
 mod reading;
 mod scripts;
 mod stream;

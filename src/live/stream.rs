@@ -76,10 +76,9 @@ impl LiveSet {
     ) -> Result<Vec<u32>> {
         let until = Instant::now() + most;
         loop {
-            let looks = self.shards().map(|shard| self.has_newer(shard, passed.get(&shard)));
-            let looks = futures_util::future::join_all(looks).await;
+            let looks = self.ask_each(|shard| self.has_newer(shard, passed.get(&shard))).await;
             let (mut found, mut asked, mut trouble) = (Vec::new(), false, None);
-            for (shard, has_newer) in self.shards().zip(looks) {
+            for (shard, has_newer) in looks {
                 match has_newer {
                     Ok(false) => asked = true,
                     Ok(true) => found.push(shard),

@@ -76,47 +76,51 @@ pub(super) async fn run(context: &Context, mut stopping: Stopping) {
         // Nothing of this process's database has reached Redis.
         _ = stopping.wait_for(Option::is_some) => return,
     }
-    // Shards whose turn is somebody else's, until when.
-    let mut theirs: HashMap<u32, Instant> = HashMap::new();
+    // Shards whose turn is another persister's, or whose Redis failed: when each is tried again.
+    let mut resting: HashMap<u32, Instant> = HashMap::new();
     let mut deferrals = Deferrals::new();
     while stopping.borrow().is_none() {
         let shards = tokio::select! {
             shards = wait(context, &deferrals) => shards,
             _ = stopping.wait_for(Option::is_some) => break,
         };
-        theirs.retain(|_, until| *until > Instant::now());
-        let ours: Vec<u32> = shards.iter().copied().filter(|shard| !theirs.contains_key(shard)).collect();
+        resting.retain(|_, until| *until > Instant::now());
+        let ours: Vec<u32> = shards.iter().copied().filter(|shard| !resting.contains_key(shard)).collect();
         match drain(context, &ours, &mut deferrals, &stopping).await {
             Ok(drained) => {
-                let until = Instant::now() + ASK_AGAIN;
-                theirs.extend(drained.theirs.into_iter().map(|shard| (shard, until)));
-                REDIS_TROUBLE.over();
+                let now = Instant::now();
+                resting.extend(drained.theirs.into_iter().map(|shard| (shard, now + ASK_AGAIN)));
+                match &drained.trouble {
+                    Some(error) => REDIS_TROUBLE.note(error),
+                    None if !ours.is_empty() => REDIS_TROUBLE.over(),
+                    None => {}
+                }
+                resting.extend(drained.away.into_iter().map(|shard| (shard, now + RETRY)));
                 SQL_TROUBLE.over();
                 tell_of(&deferrals);
             }
-            Err(failure) => {
-                match failure {
-                    Failure::Live(error) => REDIS_TROUBLE.note(&error),
-                    Failure::Store(error) => {
-                        SQL_TROUBLE.note(&error);
-                        // Only when SQL answers is another turn taken: meanwhile someone better placed can have it.
-                        while context.store.ping().await.is_err() && stopping.borrow().is_none() {
-                            let _ = timeout(RETRY, stopping.wait_for(Option::is_some)).await;
-                        }
-                    }
+            Err(error) => {
+                SQL_TROUBLE.note(&error);
+                // Only when SQL answers is another turn taken: meanwhile another instance may have it.
+                while context.store.ping().await.is_err() && stopping.borrow().is_none() {
+                    let _ = timeout(RETRY, stopping.wait_for(Option::is_some)).await;
                 }
                 let _ = timeout(RETRY, stopping.wait_for(Option::is_some)).await;
             }
         }
-        // What waits for somebody else's turn is there at once when it is waited for: not in a tight loop.
-        if !theirs.is_empty() {
+        // What waits in a shard that rests is there at once when it is waited for: not in a tight loop.
+        if !resting.is_empty() {
             let _ = timeout(OTHERS_AT_IT, stopping.wait_for(Option::is_some)).await;
         }
     }
     let all: Vec<u32> = context.live.shards().collect();
     // What the last requests brought about. What is left after it waits in the stream for whoever comes next.
-    if let Err(failure) = drain(context, &all, &mut deferrals, &stopping).await {
-        tracing::warn!(%failure, "the last transitions wait in Redis for whoever comes next");
+    let failure = match drain(context, &all, &mut deferrals, &stopping).await {
+        Ok(drained) => drained.trouble.map(Failure::Live),
+        Err(error) => Some(error.into()),
+    };
+    if let Some(failure) = failure {
+        tracing::warn!(%failure, "the last transitions wait in Redis for the next instance");
     }
 }
 
@@ -161,6 +165,9 @@ pub async fn drain_all(context: &Context) -> anyhow::Result<Drained> {
             sleep(ASK_AGAIN).await;
         }
         let more = drain(context, &shards, &mut deferrals, &going_on).await?;
+        if let Some(error) = more.trouble {
+            return Err(error.into());
+        }
         all.transitions += more.transitions;
         all.recorded += more.recorded;
         all.others_at_it = !more.theirs.is_empty();
@@ -194,7 +201,9 @@ async fn take_batch(
 ) -> Result<(Work, End), LiveError> {
     let mut batch = Work::default();
     loop {
-        match context.live.take_after(shard, batch.last().or(after), SLICE).await? {
+        // What was taken and not heard of is pending, and comes again.
+        let take = context.live.take_after(shard, batch.last().or(after), SLICE);
+        match context.live.promptly(take).await? {
             Turn::Mine(slice) => {
                 let is_last = slice.len() < SLICE as usize;
                 batch.extend(slice);
@@ -215,36 +224,44 @@ async fn take_batch(
 struct Outcome {
     transitions: u64,
     recorded: u64,
-    /// Shards whose turn is somebody else's.
+    /// Shards whose turn is another persister's.
     theirs: Vec<u32>,
+    /// Shards whose Redis failed, and the last failure.
+    away: Vec<u32>,
+    trouble: Option<LiveError>,
 }
 
-/// Drains these shards, some at a time. One whose Redis is away keeps no other waiting: its failure is told when all are
-/// done. What waits for a row is taken out of `deferrals` and, unless something failed or the turn was lost, put back.
+/// Drains these shards, some at a time. One whose Redis is away keeps no other waiting. What waits for a row is taken out of
+/// `deferrals` and, unless something failed or the turn was lost, put back.
 async fn drain(
     context: &Context,
     shards: &[u32],
     deferrals: &mut Deferrals,
     stopping: &Stopping,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, StoreError> {
     let mut streams =
         stream::iter(shards.iter().map(|shard| (*shard, deferrals.remove(shard))).collect::<Vec<_>>())
-            .map(|(shard, deferral)| Box::pin(ShardDrain::run(context, shard, deferral, stopping)))
+            .map(async |(shard, deferral)| {
+                (shard, Box::pin(ShardDrain::run(context, shard, deferral, stopping)).await)
+            })
             .buffer_unordered(AT_ONCE);
-    let (mut all, mut failed) = (Outcome::default(), None);
-    while let Some(drained) = streams.next().await {
+    let mut all = Outcome::default();
+    while let Some((shard, drained)) = streams.next().await {
         match drained {
             Ok(drained) => {
                 all.transitions += drained.outcome.transitions;
                 all.recorded += drained.outcome.recorded;
                 all.theirs.extend(drained.outcome.theirs);
-                deferrals.extend(drained.deferral.map(|deferral| (drained.shard, deferral)));
+                deferrals.extend(drained.deferral.map(|deferral| (shard, deferral)));
             }
-            Err(failure @ Failure::Store(_)) => return Err(failure),
-            Err(failure) => failed = Some(failure),
+            Err(Failure::Store(error)) => return Err(error),
+            Err(Failure::Live(error)) => {
+                all.away.push(shard);
+                all.trouble = Some(error);
+            }
         }
     }
-    failed.map_or(Ok(all), Err)
+    Ok(all)
 }
 
 /// The drain of one shard.

@@ -68,25 +68,15 @@ impl Reading {
 impl FenceKeeper {
     /// Follows the log of account changes to its end. Returns how many users were taken offline. A shard that cannot be
     /// told holds up no other: each has a place of its own in the log.
+    ///
+    /// # Errors
+    /// Where a shard did not answer in time, or has no fence: once it has one, the log is followed from there.
     pub(in crate::presence) async fn follow(&self) -> Result<u64> {
         let _one = self.following.lock().await;
         let mut evicted = 0;
         for _ in 0..ATTEMPTS {
-            let asked = self.live.shards().map(|shard| Box::pin(self.live.fence(shard)));
-            let fences = futures_util::future::join_all(asked).await;
-            let mut places: HashMap<String, Vec<u32>> = HashMap::new();
-            let (mut arrived, mut silent) = (true, None);
-            for (shard, fence) in self.live.shards().zip(fences) {
-                match fence.map(|fence| fence.cursor) {
-                    Ok(Some(cursor)) => places.entry(cursor).or_default().push(shard),
-                    // Once it stands, the log is followed from there.
-                    Ok(None) => match self.stand(shard).await {
-                        Ok(()) => arrived = false,
-                        Err(error) => silent = Some(error),
-                    },
-                    Err(error) => silent = Some(error.into()),
-                }
-            }
+            let (places, mut silent) = self.places().await;
+            let mut arrived = true;
             for (cursor, shards) in places {
                 match self.follow_from(&cursor, &shards).await {
                     Ok((out, all)) => {
@@ -103,6 +93,19 @@ impl FenceKeeper {
             }
         }
         Err(overtaken())
+    }
+
+    /// The places in the log at which shards are; and why some are at none that is known.
+    async fn places(&self) -> (HashMap<String, Vec<u32>>, Option<PresenceError>) {
+        let (mut places, mut silent) = (HashMap::<_, Vec<_>>::new(), None);
+        for (shard, fence) in self.live.ask_each(|shard| self.live.fence(shard)).await {
+            match fence.map(|fence| fence.cursor) {
+                Ok(Some(cursor)) => places.entry(cursor).or_default().push(shard),
+                Ok(None) => silent = Some(PresenceError::RedisUnavailable("a shard has no fence yet".into())),
+                Err(error) => silent = Some(error.into()),
+            }
+        }
+        (places, silent)
     }
 
     /// Follows the log from where these shards are to its end. Returns how many users were taken offline, and whether
