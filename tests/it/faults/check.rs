@@ -22,8 +22,13 @@ const AT_ONCE_MS: i64 = 1_000;
 impl Terms {
     /// The terms of one user: without the faults that only others may notice.
     pub fn of(&self, user: i64) -> Self {
-        let concerns = |fault: &&Fault| fault.only.as_ref().is_none_or(|only| only.contains(&user));
-        Self { faults: self.faults.iter().filter(concerns).cloned().collect(), ..self.clone() }
+        let faults = self.faults.iter().filter(|fault| fault.concerns(user)).cloned().collect();
+        Self { faults, ..self.clone() }
+    }
+
+    /// Whether a request of that time may have failed.
+    pub fn excuses(&self, asked: Span) -> bool {
+        self.healed(asked).is_some()
     }
 
     /// Where a span meets a fault or its aftermath: when the last such fault had healed.
@@ -225,7 +230,7 @@ fn refusals_are_due(told: &Told, terms: &Terms) -> Vec<String> {
         }
     }
     for failure in &told.failures {
-        if terms.healed(*failure).is_none() {
+        if !terms.excuses(*failure) {
             wrong.push(format!("503 or no answer while nothing was wrong: {failure:?}"));
         }
     }

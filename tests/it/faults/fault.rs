@@ -72,6 +72,25 @@ impl Kind {
         found.unwrap_or_else(|| panic!("KINDS names '{name}', which is none of {:?}", Self::ALL))
     }
 
+    /// Whether it concerns one Redis server.
+    const fn is_of_redis(self) -> bool {
+        matches!(
+            self,
+            Self::KillRedis
+                | Self::EmptyRedis
+                | Self::OlderRedis
+                | Self::FlushRedis
+                | Self::HangRedis
+                | Self::PauseRedis
+                | Self::CutSubscribers
+                | Self::CutClients
+                | Self::CutRedisMidCommand
+                | Self::FlushScripts
+                | Self::MuteEvents
+                | Self::EvictKeys
+        )
+    }
+
     const fn aftermath_ms(self) -> i64 {
         match self {
             Self::FlushScripts | Self::MuteEvents | Self::SaveStaleRows | Self::StepSqlClock => 0,
@@ -83,7 +102,7 @@ impl Kind {
     }
 }
 
-/// A copy of Redis's data, and when it was begun.
+/// A copy of all Redis servers' data, a folder for each, and when it was begun.
 pub struct Copy {
     pub at: i64,
     pub path: PathBuf,
@@ -135,14 +154,17 @@ async fn forget_row_lock(world: &World, dice: &mut Dice) -> BTreeSet<i64> {
 }
 
 /// What a server that is short of memory does: a few keys are gone, whichever they are.
-fn evict(world: &World, dice: &mut Dice) {
+fn evict(world: &World, node: usize, dice: &mut Dice) {
     const BOOKKEEPING: [&str; 9] =
         ["blocked", "ended", "live", "transitions", "fence", "moves", "heard", "epoch", "installation"];
     let named = BOOKKEEPING[usize::try_from(dice.roll(BOOKKEEPING.len() as u64)).unwrap()];
-    world.redis.cli(&["DEL", &format!("presence:{{0}}:{named}")]);
+    let shards = world.redis.shards_of(node);
+    let shard = shards[usize::try_from(dice.roll(shards.len() as u64)).unwrap()];
+    let redis = &world.redis.nodes()[node];
+    redis.cli(&["DEL", &format!("presence:{{{shard}}}:{named}")]);
     for _ in 0..dice.between(0, 10) {
-        let key = world.redis.cli(&["RANDOMKEY"]);
-        world.redis.cli(&["DEL", &key]);
+        let key = redis.cli(&["RANDOMKEY"]);
+        redis.cli(&["DEL", &key]);
     }
 }
 
@@ -154,12 +176,26 @@ async fn cut_mid_command(proxy: &Proxy, dice: &mut Dice) {
     }
 }
 
+/// Ends a server for a while; it comes back with what it had, with nothing, or with an older copy.
+async fn end_redis(world: &mut World, node: usize, kind: Kind, copy: &Copy, dice: &mut Dice) {
+    world.redis.nodes()[node].kill().await;
+    last(dice.between(0, if kind == Kind::KillRedis { 1_500 } else { 500 })).await;
+    match kind {
+        Kind::EmptyRedis => world.redis.start_on(node, None).await,
+        Kind::OlderRedis => world.redis.start_on(node, Some(&copy.path)).await,
+        _ => world.redis.node_mut(node).restart().await,
+    }
+    world.redis.are_well().await;
+}
+
 /// Injects one fault and heals it.
 pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice) -> Fault {
     let from = now();
     let which = usize::try_from(dice.roll(INSTANCES as u64)).unwrap();
-    let (mut forgot_since, mut only) = (None, None);
-    let redis = |world: &World, arguments: &[&str]| drop(world.redis.cli(arguments));
+    let node = usize::try_from(dice.roll(world.redis.nodes().len() as u64)).unwrap();
+    let (mut forgot_since, mut only) =
+        (None, if kind.is_of_redis() { world.redis.users_of(node) } else { None });
+    let redis = |world: &World, arguments: &[&str]| drop(world.redis.nodes()[node].cli(arguments));
     match kind {
         Kind::KillInstance => {
             world.instances[which].kill9().await;
@@ -176,21 +212,13 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
             last(dice.between(300, 4_500)).await;
             world.instances[which].resume();
         }
-        Kind::KillRedis => {
-            world.redis.kill().await;
-            last(dice.between(0, 1_500)).await;
-            world.redis.restart().await;
-        }
+        Kind::KillRedis => end_redis(world, node, kind, copy, dice).await,
         Kind::EmptyRedis => {
-            world.redis.kill().await;
-            last(dice.between(0, 500)).await;
-            world.redis.restart_empty().await;
+            end_redis(world, node, kind, copy, dice).await;
             forgot_since = Some(0);
         }
         Kind::OlderRedis => {
-            world.redis.kill().await;
-            last(dice.between(0, 500)).await;
-            world.restore_redis(&copy.path).await;
+            end_redis(world, node, kind, copy, dice).await;
             forgot_since = Some(copy.at);
         }
         Kind::FlushRedis => {
@@ -198,20 +226,22 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
             forgot_since = Some(0);
         }
         Kind::HangRedis => {
-            world.redis.pause();
+            world.redis.nodes()[node].pause();
             last(dice.between(1_600, 3_000)).await;
-            world.redis.resume();
+            world.redis.nodes()[node].resume();
+            world.redis.are_well().await;
         }
         Kind::PauseRedis => {
-            world.redis.pause();
+            world.redis.nodes()[node].pause();
             last(dice.between(50, 1_000)).await;
-            world.redis.resume();
+            world.redis.nodes()[node].resume();
         }
         Kind::CutSubscribers => redis(world, &["CLIENT", "KILL", "TYPE", "pubsub"]),
         Kind::CutClients => redis(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
-        Kind::CutRedisMidCommand => {
-            cut_mid_command(&world.redis_proxy, dice).await;
-        }
+        Kind::CutRedisMidCommand => match world.redis.proxy() {
+            Some(proxy) => cut_mid_command(proxy, dice).await,
+            None => redis(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
+        },
         Kind::FlushScripts => redis(world, &["SCRIPT", "FLUSH"]),
         Kind::MuteEvents => redis(world, &["CONFIG", "SET", "notify-keyspace-events", ""]),
         Kind::KillPostgres => {
@@ -235,7 +265,7 @@ pub async fn inject(world: &mut World, kind: Kind, copy: &Copy, dice: &mut Dice)
         Kind::SaveStaleRows => save_stale_rows(world, dice).await,
         Kind::ForgetRowLock => only = Some(forget_row_lock(world, dice).await),
         Kind::EvictKeys => {
-            evict(world, dice);
+            evict(world, node, dice);
             // What was on its way to SQL may have been in the stream that went.
             forgot_since = Some(from - IN_THE_STREAM_MS);
         }

@@ -74,6 +74,8 @@ pub struct Told {
     pub refusals: Vec<Refusal>,
     /// 503 or no answer.
     pub failures: Vec<Span>,
+    /// 503 or no answer to the administrator.
+    pub administration: Vec<Span>,
 }
 
 impl Told {
@@ -102,6 +104,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Whether this user may notice it.
+    pub fn concerns(&self, user: i64) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&user))
+    }
+
     /// What happened, in ms after `begin`.
     pub fn after(&self, begin: i64) -> String {
         format!("{} {} to {} ms", self.name, self.span.from - begin, self.span.to - begin)

@@ -1,13 +1,15 @@
-//! The servers of a run: several instances of the service, one Redis and one PostgreSQL, with a proxy before each.
+//! The servers of a run: several instances of the service, their Redis, and one PostgreSQL behind a proxy.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::fault::Copy;
 use super::ledger::Row;
+use super::servers::Servers;
 use crate::support::clock::ShiftedClock;
 use crate::support::http::Api;
 use crate::support::mint::{access_token, secret_variable};
@@ -15,7 +17,6 @@ use crate::support::poll::eventually;
 use crate::support::postgres::PrivatePostgres;
 use crate::support::process::{Presenced, PresencedOptions};
 use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
 use crate::support::sql::Sql;
 
 /// How many instances run.
@@ -34,8 +35,7 @@ pub struct World {
     // Fields drop in order: the instances go before what they stand on.
     pub instances: Vec<Presenced>,
     pub addresses: Addresses,
-    pub redis: RedisServer,
-    pub redis_proxy: Proxy,
+    pub redis: Servers,
     pub sql: Sql,
     pub sql_proxy: Proxy,
     pub postgres: PrivatePostgres,
@@ -48,13 +48,10 @@ pub struct World {
 }
 
 impl World {
-    pub async fn start() -> Self {
-        // Nothing that was acknowledged is lost by a kill: what a round loses it loses on purpose.
-        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    pub async fn start(redis: Servers) -> Self {
         let sql_clock = ShiftedClock::new();
         let postgres = PrivatePostgres::start_with(sql_clock.env()).await;
         let database = postgres.database().await;
-        let redis_proxy = Proxy::before(redis.port()).await;
         let sql_proxy = Proxy::before(postgres.port()).await;
         let store =
             presenced::store::open(&database.url, &presenced::store::Options::default()).await.unwrap();
@@ -66,10 +63,14 @@ impl World {
         };
         let options = PresencedOptions {
             database_url: Some(behind(postgres.port(), &database.url, &sql_proxy)),
-            redis_url: Some(behind(redis.port(), &redis.url(), &redis_proxy)),
+            redis_url: Some(redis.url()),
             ttl: Some(TTL),
             // After a loss Redis is told of every session that ended within it: those of a few rounds, not of a hundred.
-            env: vec![secret_variable(), ("PRESENCE_ACCESS_TTL".to_owned(), "1m".to_owned())],
+            env: vec![
+                secret_variable(),
+                ("PRESENCE_ACCESS_TTL".to_owned(), "1m".to_owned()),
+                ("PRESENCE_SHARDS".to_owned(), redis.shards().to_string()),
+            ],
             ..PresencedOptions::default()
         };
         let mut instances = Vec::new();
@@ -81,7 +82,6 @@ impl World {
             instances,
             addresses: Arc::new(RwLock::new(addresses)),
             redis,
-            redis_proxy,
             sql,
             sql_proxy,
             postgres,
@@ -99,23 +99,19 @@ impl World {
         self.instances[index] = instance;
     }
 
-    /// Copies what Redis has on its disk at this moment, as a backup would.
-    pub fn copy_redis(&self) -> PathBuf {
-        let copy = self.copies.path().join(format!("{}", chrono::Utc::now().timestamp_micros()));
-        copy_folder(&self.redis.folder().join("appendonlydir"), &copy.join("appendonlydir"));
-        copy
-    }
-
-    /// Starts Redis, which has ended, on such a copy.
-    pub async fn restore_redis(&mut self, copy: &Path) {
-        let folder = self.redis.folder().join("appendonlydir");
-        std::fs::remove_dir_all(&folder).unwrap();
-        copy_folder(&copy.join("appendonlydir"), &folder);
-        self.redis.restart().await;
+    /// Copies what each Redis server has on its disk at this moment, as a backup would.
+    pub fn copy_redis(&self) -> Copy {
+        let at = super::crowd::now();
+        let path = self.copies.path().join(at.to_string());
+        for (node, server) in self.redis.nodes().iter().enumerate() {
+            copy_folder(&server.folder().join("appendonlydir"), &path.join(node.to_string()));
+        }
+        Copy { at, path }
     }
 
     /// Waits until every instance answers and finds both servers.
     pub async fn is_whole(&self) {
+        self.redis.are_well().await;
         for index in 0..INSTANCES {
             eventually(Duration::from_secs(20), async || {
                 let api = self.addresses.read().unwrap()[index].clone();
@@ -130,24 +126,26 @@ impl World {
     pub async fn settle(&self) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(25);
         loop {
-            let redis = |arguments: &[&str]| self.redis.cli(arguments);
             let present =
                 self.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
-            let stream = "presence:{0}:transitions";
-            let left = [
-                redis(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]),
-                redis(&["XLEN", stream]),
-                present.to_string(),
-            ];
-            if left.iter().all(|left| left == "0") {
-                let pending = redis(&["XPENDING", stream, "persist"]);
-                // A group that is gone with the data has nothing pending either.
-                if pending.starts_with('0') || pending.contains("NOGROUP") {
-                    return Ok(());
-                }
+            let mut left = vec![present.to_string()];
+            let mut pending = Vec::new();
+            for shard in 0..self.redis.shards() {
+                let stream = format!("presence:{{{shard}}}:transitions");
+                let live = format!("presence:{{{shard}}}:live");
+                left.push(self.redis.cli(shard, &["ZCOUNT", &live, "(0", "+inf"]));
+                left.push(self.redis.cli(shard, &["XLEN", &stream]));
+                pending.push(self.redis.cli(shard, &["XPENDING", &stream, "persist"]));
+            }
+            // A group that is gone with the data has nothing pending either.
+            let is_empty = |pending: &String| pending.starts_with('0') || pending.contains("NOGROUP");
+            if left.iter().all(|left| left == "0") && pending.iter().all(is_empty) {
+                return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(format!("it does not settle: live, stream, present in SQL: {left:?}"));
+                return Err(format!(
+                    "it does not settle: present in SQL, then live and stream of each shard: {left:?}"
+                ));
             }
             super::fault::last(20).await;
         }
@@ -206,7 +204,7 @@ impl World {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
