@@ -9,9 +9,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Engine, Stage, access, column, on_both_databases, problem};
+use super::{Engine, SOON, Stage, access, column, on_both_databases, problem};
 use crate::support::dice::Dice;
 use crate::support::http::{Answer, PASSWORD, send};
+use crate::support::poll::eventually;
 
 on_both_databases!(no_string_is_more_than_a_string);
 
@@ -91,6 +92,12 @@ async fn no_string_is_more_than_a_string(engine: Engine) {
     let stage = Stage::start(engine).await;
     let api = &stage.api;
     let ada = stage.join("ada").await;
+    // The first account that changed was looked at.
+    eventually(SOON, async || match stage.redis.cli(&["EXISTS", "presence:{0}:moves"]).as_str() {
+        "1" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
     let before = surroundings(&stage).await;
     for (number, string) in STRINGS.into_iter().enumerate() {
         // As a name, a password and, where it may be one, a part of an address.
