@@ -30,9 +30,9 @@ check: ## Formatting, lints and documentation
 	@cargo clippy --locked --all-targets -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
-faults: ## Rounds of faults at random instants on real servers: make faults ROUNDS=500 SEED=1 KINDS=KillRedis,CutClients
+faults: ## Rounds of faults at random instants on real servers: make faults ROUNDS=500 SEED=1 KINDS=KillRedis,CutClients ON=cluster
 	@scripts/install test
-	@ROUNDS='$(ROUNDS)' SEED='$(SEED)' KINDS='$(KINDS)' cargo nextest run --locked --profile faults --run-ignored only --no-capture faults_at_random
+	@ROUNDS='$(ROUNDS)' SEED='$(SEED)' KINDS='$(KINDS)' ON='$(ON)' cargo nextest run --locked --profile faults --run-ignored only --no-capture faults_at_random
 
 storm: ## Half a million deadlines within a second, on the release build: make storm USERS=500000
 	@scripts/install test

@@ -40,7 +40,8 @@ fn merge(criterion: &mut Criterion) {
         mirror: OnlineStatus::Online,
         last_seen: Some(NOW),
     };
-    let live = Evidence::Live(Some(Presence { status: OnlineStatus::Away, last_seen: NOW }));
+    let presence = Presence { status: OnlineStatus::Away, last_seen: Some(NOW) };
+    let live = Evidence::Live { now: NOW, presence: Some(presence) };
     let mirror = Evidence::Mirror { now: NOW, ttl_ms: 120_000 };
     for (name, evidence) in [("merge, live", live), ("merge, by the mirror", mirror)] {
         criterion.bench_function(name, |bencher| {
@@ -61,7 +62,9 @@ fn nowhere() -> LiveSet {
     let options = live::Options {
         url: "redis://127.0.0.1:1".into(),
         ttl: Duration::from_mins(2),
+        prefix: "presence".into(),
         shards: 1,
+        max_sessions: 50,
         ended_ttl: Duration::from_mins(15),
         instance: "bench".into(),
         command_timeout: Duration::from_secs(1),

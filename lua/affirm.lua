@@ -14,7 +14,7 @@ for i, user in ipairs(ARGV) do
   local deadline = tonumber(redis.call('ZSCORE', live, user) or nil)
   local found = survey(KEYS[i + 2], now)
   if deadline and deadline >= now and found.status then
-    append(transitions, user, redis.call('HGET', KEYS[i + 2], 'status'), 'heartbeat', now, found.latest)
+    append(transitions, user, redis.call('HGET', KEYS[i + 2], 'status'), 'heartbeat', now, found.latest > 0 and found.latest or '')
     affirmed = affirmed + 1
   end
 end

@@ -8,8 +8,10 @@
 local epoch = KEYS[1]
 local now, whose = now_ms(), life()
 local who, since = string.match(redis.call('GET', epoch) or '', '^(%S+) (%d+)$')
-if who == whose then
-  return { now, tonumber(since), 0 }
+since = tonumber(since)
+-- One that lies ahead is from before the clock was set back.
+if who == whose and since <= now then
+  return { now, since, 0 }
 end
 redis.call('SET', epoch, string.format('%s %d', whose, now))
 return { now, now, 1 }

@@ -1,25 +1,30 @@
--- Reads the state of the fence.
+-- Reads the state of a shard's fence.
 --
--- KEYS  1 fence (string: life, cursor)  2 moves (string)  3 heard (string)  4 transitions (stream)
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string: life, cursor)  6 moves (string)
+--       7 heard (string)
 -- ARGV  none
--- Reply five words: the cursor where the fence stands ('' where it does not); the fence of a former life, whole ('' for
---       none); moves ('' for none); heard in ms (0 for never); the ms of the newest id that the stream has given (0 for
---       none)
+-- Reply six words: the cursor where the fence stands ('' where it does not); the fence of a former life, whole ('' for
+--       none, or where a key that belongs to it is gone); moves ('' for none); heard in ms (0 for never); the ms of the newest
+--       id that the stream has given (0 for none); 1 where the shard had a fence, in whatever life, and has lost the live
+--       set or the stream since (else 0)
 -- Appends nothing; reads never write.
 -- Cost  O(1)
-local fence, moves, heard, transitions = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stands, cursor = standing(fence)
-local newest = 0
-if redis.call('EXISTS', transitions) == 1 then
+local live, transitions, blocked, ended, fence, moves, heard = unpack(KEYS)
+local stands, cursor, whole = standing(live, transitions, blocked, ended, fence)
+local newest, has_stream = 0, redis.call('EXISTS', transitions) == 1
+if has_stream then
   local about = redis.call('XINFO', 'STREAM', transitions)
   for i = 1, #about, 2 do
     if about[i] == 'last-generated-id' then newest = string.match(about[i + 1], '^%d+') end
   end
 end
+local last_heard = redis.call('GET', heard)
+local is_damaged = (cursor or last_heard) and not (has_stream and redis.call('ZSCORE', live, WHOLE))
 return {
   stands and cursor or '',
-  (cursor and not stands) and redis.call('GET', fence) or '',
+  (whole and not stands) and redis.call('GET', fence) or '',
   redis.call('GET', moves) or '',
-  redis.call('GET', heard) or '0',
+  last_heard or '0',
   tostring(newest),
+  is_damaged and '1' or '0',
 }

@@ -1,6 +1,7 @@
 -- Renews, for a batch of one shard, the presences of those who are present and say nothing new, and names the others.
 --
--- KEYS  1 live (zset)  2 fence (string)  3 heard (string), then for each heartbeat: presence key (hash)
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string)  6 heard (string), then for
+--       each heartbeat: presence key (hash)
 -- ARGV  1 ttl_ms  2 the words, a letter for each heartbeat: o online, a away, t touch, any other is new,
 --       then for each heartbeat: user id, field of its session (s:<sid>)
 -- Reply now_ms, heard in ms where this call has renewed it (an instant at which heartbeats were taken under a standing
@@ -9,7 +10,8 @@
 -- Appends nothing. Run again it renews again.
 -- Cost  3 commands for each heartbeat, and one ZADD for all. Numbers become text once a batch: Redis takes a number by
 --       printing it with 17 digits, which costs more than the command.
-local live, fence, heard = KEYS[1], KEYS[2], KEYS[3]
+local live, transitions, blocked, ended, fence, heard = unpack(KEYS, 1, 6)
+local USERS = 6 -- so many keys come before the users'
 local ttl_ms, words = tonumber(ARGV[1]), ARGV[2]
 local now = now_ms()
 local deadline = string.format('%d', now + ttl_ms)
@@ -21,7 +23,7 @@ local keys, args, call, pcall, sub, match = KEYS, ARGV, redis.call, redis.pcall,
 local letters, moves, n = {}, {}, 0
 local left
 for i = 1, #words do
-  local key, user, field = keys[3 + i], args[1 + 2 * i], args[2 + 2 * i]
+  local key, user, field = keys[USERS + i], args[1 + 2 * i], args[2 + 2 * i]
   -- Another type of key gives an error, which has neither. A presence that was lent has no session.
   local have = pcall('HMGET', key, 'status', field)
   local was, before = have[1], have[2]
@@ -45,6 +47,7 @@ for i = 1, #words do
   end
   letters[i] = letter
 end
+local function stands() return (standing(live, transitions, blocked, ended, fence)) end
 -- At most 512 values: a batch is 256.
 if n > 0 then call('ZADD', live, unpack(moves)) end
-return { now, renew(heard, fence, now), table.concat(letters) }
+return { now, renew(heard, now, stands), table.concat(letters) }

@@ -9,8 +9,11 @@ local limit = KEYS[1]
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local after = math.max(tonumber(redis.call('GET', limit)) or 0, now) + interval
 local latest = now + tolerance
+local full = tonumber(redis.call('GET', limit)) or 0
+-- No count reaches further ahead: this one is from before the clock was set back.
+if full > latest then full = now end
+local after = math.max(full, now) + interval
 if after > latest then
   return { 0, after - latest }
 end

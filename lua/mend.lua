@@ -1,7 +1,7 @@
 -- Puts right what Redis holds of some users where live set and presence key contradict each other. The deadline in the
 -- live set counts; where there is none, the key's own. Looks again at each before it touches anything.
 --
--- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set), then the presence key of each user
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 lent (set), then the presence key of each user
 -- ARGV  1 ttl_ms  2 the longest TTL that there can be, ms; then for each user: id, the status to go by where no session
 --       tells one (online | away), 1 to tell SQL the status though it did not change (else 0)
 -- Reply for each user: 0 there is nothing to mend (any more), 1 the key was made anew, 2 the key's expiry was set, 3 the
@@ -9,7 +9,7 @@
 -- Appends online or away (heartbeat) where the status was set, or SQL is told. Run again it finds all of it mended; what
 --       it tells SQL twice the chain leaves out.
 -- Cost  O(sessions) a user
-local live, transitions, blocked = KEYS[1], KEYS[2], KEYS[3]
+local live, transitions, blocked, lent = unpack(KEYS, 1, 4)
 local ttl_ms, longest_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 local NOTHING, MADE, EXPIRY, DEADLINE, STATUS, DROPPED, TOLD = 0, 1, 2, 3, 4, 5, 6
@@ -51,8 +51,8 @@ local function mend(user, key, fallback, tell)
   if not alive.status then
     -- As lent: the next heartbeat follows its own word, and takes this away.
     redis.call('DEL', key)
-    local seen = deadline - ttl_ms
-    redis.call('HSET', key, 'status', fallback, 'since', seen, 'admin', session_value(fallback, seen))
+    local seen = tonumber(seen_by_deadline(lent, user, deadline, ttl_ms)) or 0
+    redis.call('HSET', key, 'status', fallback, 'since', deadline - ttl_ms, 'admin', session_value(fallback, seen))
     redis.call('PEXPIREAT', key, deadline)
     return MADE
   end
@@ -63,16 +63,16 @@ local function mend(user, key, fallback, tell)
   local status, since = unpack(redis.call('HMGET', key, 'status', 'since'))
   if not (status == alive.status or status == 'online' and ever_online(key)) then
     redis.call('HSET', key, 'status', alive.status, 'since', now)
-    append(transitions, user, alive.status, 'heartbeat', now, alive.latest)
+    append(transitions, user, alive.status, 'heartbeat', now, alive.latest > 0 and alive.latest or '')
     return STATUS
   end
   if tell ~= '1' then return NOTHING end
-  append(transitions, user, status, 'heartbeat', tonumber(since or nil) or now, alive.latest)
+  append(transitions, user, status, 'heartbeat', tonumber(since or nil) or now, alive.latest > 0 and alive.latest or '')
   return TOLD
 end
 
 local reply = {}
 for i = 0, (#ARGV - 2) / 3 - 1 do
-  reply[i + 1] = mend(ARGV[3 + i * 3], KEYS[4 + i], ARGV[4 + i * 3], ARGV[5 + i * 3])
+  reply[i + 1] = mend(ARGV[3 + i * 3], KEYS[5 + i], ARGV[4 + i * 3], ARGV[5 + i * 3])
 end
 return reply

@@ -1,15 +1,18 @@
 -- Lists who is present, most recently seen first (of those with one deadline the one whose id as text is larger), and counts
 -- them all.
 --
--- KEYS  1 live (zset)
+-- KEYS  1 live (zset)  2 hold (string)
 -- ARGV  1 offset  2 count (0 for the number alone)  3 deadline in ms and  4 user id behind which to begin, or two empty words
 --       (then the offset counts)
--- Reply how many are present, then user id and deadline in ms of each on the page
+-- Reply how many are present, for how many ms claims are still on hold because data was lost (0 for no hold), then user id and
+--       deadline in ms of each on the page, as text
 -- Appends nothing; reads never write.
 -- Cost  O(log n + count); behind a user O(log n · log m) more, m of them with one deadline
-local live, offset, count, deadline, user = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local live, hold = KEYS[1], KEYS[2]
+local offset, count, deadline, user = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now = now_ms()
-local reply = { redis.call('ZCOUNT', live, now, '+inf') }
+local present = redis.call('ZCOUNT', live, now, '+inf')
+local reply = { string.format('%d', present), string.format('%d', math.max(redis.call('PTTL', hold), 0)) }
 
 -- The first rank behind the user, who need not be there any more.
 local function behind()
@@ -29,11 +32,11 @@ end
 if count > 0 then
   local first = deadline == '' and offset or behind()
   -- Those whose deadline has passed are the last.
-  local last = math.min(first + count, reply[1]) - 1
+  local last = math.min(first + count, present) - 1
   if first <= last then
     local page = redis.call('ZRANGE', live, first, last, 'REV', 'WITHSCORES')
     for i = 1, #page do
-      reply[i + 1] = tonumber(page[i]) or 0 -- 0: a member that is no user id
+      reply[#reply + 1] = page[i]
     end
   end
 end

@@ -1,12 +1,13 @@
 -- Reads the presence of some users, and counts who is present.
 --
--- KEYS  1 live (zset), then the presence key (hash) of each user
+-- KEYS  1 live (zset)  2 hold (string), then the presence key (hash) of each user
 -- ARGV  none
--- Reply now_ms, how many are present, then for each user two numbers: 0 offline, 1 online, 2 away; the last heartbeat in ms
---       (0 where offline)
+-- Reply now_ms, how many are present, for how many ms claims are still on hold because data was lost (0 for no hold), then for
+--       each user two numbers: 0 offline, 1 online, 2 away; the last heartbeat in ms (0 where offline, or where an
+--       administrator lent the presence)
 -- Appends nothing; reads never write.
 -- Cost  O(log n), and O(sessions) a user: one command for each, and another for who has several
-local live = KEYS[1]
+local live, hold = KEYS[1], KEYS[2]
 local now = now_ms()
 local CODES = { online = 1, away = 2 }
 
@@ -27,8 +28,9 @@ local function read(key)
   return found.status and CODES[found.status] or 0, found.latest
 end
 
-local reply, n = { now, redis.call('ZCOUNT', live, now, '+inf') }, 2
-for i = 2, #KEYS do
+local held_ms = math.max(redis.call('PTTL', hold), 0)
+local reply, n = { now, redis.call('ZCOUNT', live, now, '+inf'), held_ms }, 3
+for i = 3, #KEYS do
   reply[n + 1], reply[n + 2] = read(KEYS[i])
   n = n + 2
 end

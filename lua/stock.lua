@@ -1,7 +1,8 @@
 -- Tells the state of a shard: what waits for SQL and with whom, since when this server has been heard, and which of the
 -- shard's keys somebody made something else of.
 --
--- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 fence (string)  5 moves (string)  6 epoch (string)
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string)  6 moves (string)
+--       7 epoch (string)
 -- ARGV  1 group  2 the server's run id
 -- Reply now_ms; since when this server has been heard, ms (-1 where nobody has noted it); entries in the stream; id of
 --       the oldest ('' for none); 1 where the group is there; entries pending; consumer of the oldest pending one; for
@@ -9,9 +10,9 @@
 --       Where the stream is one of these nothing is told of it.
 -- Appends nothing; reads never write.
 -- Cost  O(1)
-local live, transitions, blocked, fence, moves, epoch = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local transitions, epoch = KEYS[2], KEYS[7]
 local group, run_id = ARGV[1], ARGV[2]
-local TYPES = { 'zset', 'stream', 'set', 'string', 'string', 'string' }
+local TYPES = { 'zset', 'stream', 'set', 'zset', 'string', 'string', 'string' }
 local reply = { now_ms(), -1, 0, '', 0, 0, '', 0 }
 local odd = {}
 for i, key in ipairs(KEYS) do

@@ -25,6 +25,10 @@ if oldest[1] then
   if holder ~= consumer and idle_ms < lease_ms then
     return { now, lease_ms - idle_ms }
   end
+  if after ~= '' then
+    -- The turn goes on, though the oldest may wait for a row that is held in SQL, and is not taken again now.
+    redis.call('XCLAIM', stream, group, consumer, 0, oldest[1][1], 'JUSTID')
+  end
 end
 
 local reply = { now, 0 }

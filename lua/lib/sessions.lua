@@ -1,5 +1,11 @@
 -- The sessions inside a presence key: fields `s:<sid>` (or `admin` alone, a presence that an administrator lent). A value is
--- the session's last heartbeat in ms, followed by ` away` where its last word was away.
+-- the session's last heartbeat in ms (0 for a lent presence, which no heartbeat made), followed by ` away` where its last word
+-- was away.
+
+-- The member of `ended` that names a session: it is the user's own, whatever names other users' sessions have.
+local function ended_session(user, sid)
+  return user .. ':' .. sid
+end
 
 local function is_session(field)
   return field == 'admin' or string.sub(field, 1, 2) == 's:'

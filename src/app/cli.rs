@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::settings::Settings;
+use super::settings::{self, Settings};
 
 /// Who is online, right and on time: a presence service on Redis and SQL.
 #[derive(Debug, Parser)]
@@ -20,6 +20,12 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Reads the command line and the environment, and the files of secrets. Prints what is wrong, or the help, and ends the
+    /// process where there is nothing to run.
+    pub fn read() -> Self {
+        settings::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
     /// The exit code of a command that could not do its work: the doctor's 1 says that it did, and found something.
     pub const fn trouble(&self) -> u8 {
         if matches!(self.command, Some(Command::Doctor(_))) { 2 } else { 1 }
@@ -38,10 +44,13 @@ pub enum Command {
     Doctor(Doctor),
     /// Add an account
     CreateUser(CreateUser),
+    /// Set a new password for an account, such as a lost one of 'admin', and end the account's sessions. Safe beside running
+    /// instances
+    ResetPassword(ResetPassword),
     /// Bring in the accounts of an existing product with their password hashes, as Django stores them: all or, where a row
     /// is refused, none. Exit code 0: all are in; 1: nothing was imported, and each refused row is named
     ImportUsers(ImportUsers),
-    /// Bring the database's schema up to date
+    /// Bring the database's schema up to date, and name the accounts that share a login name
     Migrate,
 }
 
@@ -68,6 +77,17 @@ pub struct CreateUser {
     /// active, pending, inactive, suspended or banned
     #[arg(long, default_value = "active")]
     pub status: String,
+    /// Read the password from standard input, one line; without it one is made and printed
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// The account whose password is to be set.
+#[derive(Debug, Args)]
+pub struct ResetPassword {
+    /// Its name or e-mail address
+    #[arg(long)]
+    pub username: String,
     /// Read the password from standard input, one line; without it one is made and printed
     #[arg(long)]
     pub password_stdin: bool,

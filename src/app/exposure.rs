@@ -5,19 +5,19 @@
 //! has chosen, or who says that he knows. A file in the data folder holds the hash of the generated password while it
 //! is in use.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::backing;
+use super::data_folder::DataFolder;
 use super::settings::Settings;
+use crate::files;
 use crate::store::Store;
 
 /// Ends a first start that would listen beyond this machine with a password made here, before it makes anything.
 pub(super) fn refuse_first_start(settings: &Settings) -> anyhow::Result<()> {
-    let would_generate =
-        settings.admin_password.is_none() && !settings.data_dir.join(backing::SQLITE).exists();
+    let would_generate = settings.admin_password.is_none() && !DataFolder::of(settings)?.database().exists();
     if is_at_stake(settings) && would_generate { admit(settings, &first_start(settings)) } else { Ok(()) }
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn refuse_generated_password(
     if generated {
         return admit(settings, &later_start(settings));
     }
-    let makes_one = settings.admin_password.is_none() && !store.has_accounts().await?;
+    let makes_one = settings.admin_password.is_none() && store.administrator().await?.is_none();
     if makes_one { admit(settings, &first_start(settings)) } else { Ok(()) }
 }
 
@@ -53,16 +53,16 @@ pub(super) async fn note_generated_password(
     if settings.database_url.is_some() {
         return Ok(());
     }
-    let file = file(settings);
+    let file = DataFolder::of(settings)?.generated_password();
     let Some(hash) = admins_hash(store).await? else { return Ok(()) };
     // What an earlier database has left behind.
     remove(&file)?;
-    backing::write_once(&file, &hash).with_context(|| format!("cannot write {}", file.display()))
+    files::write_once(&file, &hash).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Whether the account `admin` still has the password that was made for it. The file goes with the password.
 async fn is_generated(settings: &Settings, store: &Arc<dyn Store>) -> anyhow::Result<bool> {
-    let file = file(settings);
+    let file = DataFolder::of(settings)?.generated_password();
     let kept = match std::fs::read_to_string(&file) {
         Ok(hash) => hash,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -111,13 +111,9 @@ fn first_start(settings: &Settings) -> String {
 fn later_start(settings: &Settings) -> String {
     format!(
         "refusing to listen on {}, which is open beyond this machine, while the account 'admin' has the password that was \
-         generated for it: start on 127.0.0.1, change it (PATCH /api/users/admin/users/<id>/ with {{\"password\": …}})",
+         generated for it: change it with presenced reset-password --username admin --password-stdin",
         settings.doors.listen
     )
-}
-
-fn file(settings: &Settings) -> PathBuf {
-    settings.data_dir.join("generated-admin-password")
 }
 
 fn remove(file: &std::path::Path) -> anyhow::Result<()> {

@@ -267,11 +267,14 @@ mod tests {
 
     #[test]
     fn somebody_never_seen_has_no_last_seen() {
-        let answer = serde_json::to_value(UserJson::merged(account(), Evidence::Live(None))).unwrap();
+        let answer = serde_json::to_value(UserJson::merged(account(), Evidence::NEVER_PRESENT)).unwrap();
         assert_eq!((&answer["last_seen"], &answer["is_online"]), (&json!(null), &json!(false)));
-        let presence = Presence { status: OnlineStatus::Online, last_seen: Millis(0) };
-        let answer =
-            serde_json::to_value(UserJson::merged(account(), Evidence::Live(Some(presence)))).unwrap();
+        let presence = Presence { status: OnlineStatus::Online, last_seen: Some(Millis(0)) };
+        let answer = serde_json::to_value(UserJson::merged(
+            account(),
+            Evidence::Live { now: Millis(0), presence: Some(presence) },
+        ))
+        .unwrap();
         assert_eq!(
             (&answer["last_seen"], &answer["is_online"]),
             (&json!("1970-01-01T00:00:00.000Z"), &json!(true))

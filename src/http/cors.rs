@@ -11,7 +11,8 @@ use http_body_util::{Either, Full};
 use super::front::AnswerBody;
 
 /// What a request from elsewhere may carry.
-static REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, if-none-match");
+static REQUEST_HEADERS: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, if-none-match, x-presence-activity");
 /// What scripts from elsewhere may read of an answer besides the plain headers.
 static EXPOSED: HeaderValue = HeaderValue::from_static("etag, retry-after");
 /// How long browsers may keep the answer to their question, seconds: as long as Chromium ever does.

@@ -1,24 +1,28 @@
 //! Who speaks, and of what: the callers and the ids in paths.
 //!
-//! Every authenticated request is an activity, and it is one here, in the extractor that lets it in: a handler that
-//! names no caller is open. Extractors run in the order of a handler's arguments, so a stranger is refused before his
+//! Every authenticated request is an activity, unless it says otherwise (`X-Presence-Activity: none`), and it is one here, in
+//! the extractor that lets it in: a handler that names no caller is open. Extractors run in the order of a handler's arguments, so a stranger is refused before his
 //! body is read.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use futures_util::FutureExt;
 
 use super::AppState;
+use super::activity::activity;
+use super::caller::CallerSlot;
 use super::client::ClientAddress;
 use super::problem::Problem;
-use crate::model::{Account, Actor, HeartbeatWord, Millis, Role, SessionId, SessionKey, UserId};
+use crate::model::{Account, Actor, Millis, Role, SessionId, SessionKey, UserId};
 use crate::presence::PresenceError;
 
-/// Somebody who reads: an activity. Where Redis is away, SQL says who may.
+/// A caller who reads: an activity, unless the request carries `X-Presence-Activity: none`. While Redis is away, SQL decides
+/// whether the caller may.
 #[derive(Debug)]
 pub struct Reader(pub SessionKey);
 
-/// Somebody who changes something: an activity, and Redis must have heard of it.
+/// A caller who changes something: an activity, unless the request carries `X-Presence-Activity: none`. Redis must answer.
 #[derive(Debug)]
 pub struct Writer(pub SessionKey);
 
@@ -41,8 +45,8 @@ pub struct AdminWriter(pub Actor);
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let who = bearer(state, &parts.headers)?;
-        state.presence.admit_reader(&who).await.map_err(of_caller)?;
+        let (who, _) = caller(state, parts).await?;
+        state.presence.admit_reader(&who, activity(&parts.headers)?).await.map_err(of_caller)?;
         Ok(Self(who))
     }
 }
@@ -50,8 +54,8 @@ impl FromRequestParts<AppState> for Reader {
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let who = bearer(state, &parts.headers)?;
-        state.presence.heartbeat(&who, HeartbeatWord::Touch).await.map_err(of_caller)?;
+        let (who, _) = caller(state, parts).await?;
+        state.presence.admit_writer(&who, activity(&parts.headers)?).await.map_err(of_caller)?;
         Ok(Self(who))
     }
 }
@@ -59,8 +63,7 @@ impl FromRequestParts<AppState> for Writer {
 impl FromRequestParts<AppState> for Leaver {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
-        let (who, expires_at) = state.identity.verify_access_until(token)?;
+        let (who, expires_at) = caller(state, parts).await?;
         state.presence.check(&who).await.map_err(of_caller)?;
         Ok(Self(who, expires_at))
     }
@@ -70,7 +73,7 @@ impl FromRequestParts<AppState> for TokenEnd {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
-        Ok(Self(state.identity.verify_access_until(token)?.1))
+        Ok(Self(state.identity.authenticate(token).await?.1))
     }
 }
 
@@ -91,6 +94,15 @@ impl FromRequestParts<AppState> for AdminWriter {
         let account = admit_admin(state, &who).await?;
         Ok(Self(Actor { user: account.id, username: account.username, address: address.to_string() }))
     }
+}
+
+/// The bearer of a good access token, who has not been let in yet, and when the token expires. The request counts among
+/// those that the user has under way.
+async fn caller(state: &AppState, parts: &Parts) -> Result<(SessionKey, Millis), Problem> {
+    let token = bearer_token(&parts.headers).ok_or_else(Problem::no_token)?;
+    let (who, expires_at) = state.identity.authenticate(token).await?;
+    CallerSlot::note(&parts.extensions, who.user, &state.requests)?;
+    Ok((who, expires_at))
 }
 
 /// The caller's own account as SQL has it now: a changed role counts at once, whatever the token is old.
@@ -116,13 +128,17 @@ pub fn of_caller(error: PresenceError) -> Problem {
 }
 
 /// The bearer of a good access token, who has not been let in yet: for requests that say themselves what they mean to
-/// presence.
+/// presence. What is returned does not hold the headers.
 ///
 /// # Errors
-/// 401, which says what is wrong with the token.
-pub fn bearer(state: &AppState, headers: &HeaderMap) -> Result<SessionKey, Problem> {
+/// 401, which says what is wrong with the token; 503 where too many tokens of issuers wait to be verified.
+pub fn bearer<'s>(
+    state: &'s AppState,
+    headers: &HeaderMap,
+) -> Result<impl Future<Output = Result<SessionKey, Problem>> + Send + use<'s>, Problem> {
     let token = bearer_token(headers).ok_or_else(Problem::no_token)?;
-    Ok(state.identity.verify_access(token)?)
+    let authenticating = state.identity.authenticate(token);
+    Ok(authenticating.map(|authenticated| Ok(authenticated?.0)))
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {

@@ -17,6 +17,7 @@ use http_body_util::{Either, Full};
 use tower::Service;
 
 use super::AppState;
+use super::caller::CallerSlot;
 use super::client::Peer;
 use super::cors::Origins;
 use super::handlers::presence;
@@ -100,10 +101,14 @@ impl Front {
             (None, _) => {
                 let (method, uri) = (request.method().clone(), request.uri().clone());
                 let mut request = request.map(Body::new);
+                // Held until the answer is there: the caller's place among the requests at once is in it.
+                let caller = CallerSlot::default();
                 request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(caller.clone());
                 // A router is always ready, and has no errors.
                 let answering = Box::pin(router.clone().call(request));
                 let answered = caught(&method, uri.path(), answering).await;
+                drop(caller);
                 answered.map_or_else(panicked, |Ok(response)| response.map(Either::Right))
             }
         };

@@ -3,6 +3,10 @@
 //!
 //! The statement that reads the page reads the accounts of those who ask as well: whoever has lost a role since gets no
 //! answer of it, and no request asks SQL twice.
+//!
+//! A search or a filter reads every account, and each user can ask for another one every time. So a user has one of these
+//! under way and a few that wait for it; more are 429. A list that several users share counts once, for one of them. The
+//! store bounds how many run at once in all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{ListName, UserPage, View};
 use super::cursor::Cursor;
+use super::per_user::{PerUser, Place as UserPlace, TooMany};
 use super::problem::Problem;
 use crate::model::{Account, OnlineCursor, Place, Role, UserId};
 use crate::presence::{ListQuery, Listing, PresenceError, PresenceService, Reading, Shared, Unanswered};
@@ -27,6 +32,13 @@ static CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
 /// nothing. With it a database that hangs is said to be away in as good time as ever.
 const HEAD_START: Duration = Duration::from_millis(100);
 
+/// How many searches and filtered lists of one user run at once.
+const SCANS_AT_ONCE: usize = 1;
+/// How many more of them wait for that: a search field that asks with every letter typed has some on its way.
+const SCANS_WAITING: usize = 4;
+/// How long they wait: with it a database that hangs is said to be away within the contract's bound.
+const SCAN_WAITS: Duration = Duration::from_millis(300);
+
 /// What is asked. Who asks is no part of it, but where the answer hangs on that beyond what is shown of each user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Question {
@@ -34,6 +46,16 @@ pub enum Question {
     Users(ListQuery, Place<UserId>),
     /// Who is online.
     Online(Place<OnlineCursor>),
+}
+
+impl Question {
+    /// Whether the answer reads every account.
+    const fn is_scan(&self) -> bool {
+        match self {
+            Self::Users(query, _) => query.is_narrowed(),
+            Self::Online(_) => false,
+        }
+    }
 }
 
 /// Somebody who asks.
@@ -58,17 +80,27 @@ pub struct Lists(Shared<Question, Asker, Result<ListAnswer, Problem>>);
 impl Lists {
     /// Lists as `presence` has them.
     pub fn new(presence: PresenceService) -> Self {
-        let presence = Arc::new(presence);
+        let inner = Arc::new((presence, PerUser::new(SCANS_AT_ONCE, SCANS_WAITING)));
         Self(Shared::new(HEAD_START, move |question, askers| {
-            let presence = Arc::clone(&presence);
-            async move { answer(&presence, &question, &askers).await }.boxed()
+            let inner = Arc::clone(&inner);
+            async move {
+                let (presence, scans) = &*inner;
+                // Held until the answer is there, or its work is cancelled because every client has hung up.
+                let _scan = match place(scans, &question, &askers).await {
+                    Ok(place) => place,
+                    Err(problem) => return askers.iter().map(|_| Err(problem.clone())).collect(),
+                };
+                answer(presence, &question, &askers).await
+            }
+            .boxed()
         }))
     }
 
     /// A list as `user` may see it.
     ///
     /// # Errors
-    /// 401 where there is no such account any more, 403 where it may not see this, 503.
+    /// 401 where there is no such account any more, 403 where it may not see this, 429 where the user asks for too many
+    /// searches at once, 503.
     pub async fn for_user(&self, question: Question, user: UserId) -> Result<ListAnswer, Problem> {
         self.ask(question, Asker { user, administers: false }).await
     }
@@ -84,6 +116,25 @@ impl Lists {
             Unanswered::Panicked => Err(Problem::internal()),
         })
     }
+}
+
+/// Takes a permit for a scan from one of the users who share it: from one who has a free permit where possible, so that a
+/// user does not wait for the searches of another. `None` where the question is no scan.
+async fn place(scans: &PerUser, question: &Question, askers: &[Asker]) -> Result<Option<UserPlace>, Problem> {
+    if !question.is_scan() {
+        return Ok(None);
+    }
+    if let Some(place) = askers.iter().find_map(|asker| scans.try_enter(asker.user)) {
+        return Ok(Some(place));
+    }
+    for asker in askers {
+        match tokio::time::timeout(SCAN_WAITS, scans.enter(asker.user)).await {
+            Ok(Ok(place)) => return Ok(Some(place)),
+            Ok(Err(TooMany)) => {}
+            Err(_) => return Err(PresenceError::Overloaded.into()),
+        }
+    }
+    Err(Problem::too_many_at_once())
 }
 
 async fn answer(

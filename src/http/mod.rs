@@ -4,8 +4,10 @@
 //! `presence` and `identity`, and says what came of it. Every error is a [`problem::Problem`]. Never logs a body or a
 //! token.
 
+pub mod activity;
 pub mod answer;
 pub mod body;
+mod caller;
 mod carry;
 pub mod client;
 pub mod cors;
@@ -14,8 +16,10 @@ pub mod extract;
 pub mod front;
 pub mod handlers;
 pub mod lists;
+pub mod per_user;
 pub mod problem;
 pub mod query;
+pub mod security_log;
 pub mod server;
 #[cfg(test)]
 mod testing;
@@ -24,7 +28,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::identity::Identity;
@@ -36,6 +40,8 @@ use problem::Problem;
 pub use client::TrustedProxies;
 pub use cors::Origins;
 pub use front::{Front, Guard};
+pub use per_user::PerUser;
+pub use security_log::SecurityLog;
 pub use server::{Doors, Patience, PemPair, Tls, TlsError, serve};
 
 /// What the handlers ask.
@@ -51,58 +57,122 @@ pub struct AppState {
     pub metrics: Arc<Registry>,
     /// Whose word about the client's address counts.
     pub trusted_proxies: TrustedProxies,
+    /// What each user has under way at once.
+    pub requests: PerUser,
+    /// Who signed in, and what administrators did.
+    pub security: SecurityLog,
+}
+
+/// Where `GET /metrics` is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metrics {
+    /// On the main address.
+    Here,
+    /// By a listener of its own ([`metrics_front`]), and nowhere else.
+    Elsewhere,
+}
+
+/// One path: its methods, and the layers around them.
+struct Route<S> {
+    path: &'static str,
+    methods: MethodRouter<S>,
+    /// Whether a request is carried to its end.
+    is_carried: bool,
+    /// Whether `GET` takes query parameters, which its handler's extractor reads. Nothing else takes any.
+    takes_parameters: bool,
+}
+
+fn route<S>(path: &'static str, methods: MethodRouter<S>) -> Route<S> {
+    Route { path, methods, is_carried: false, takes_parameters: false }
+}
+
+impl<S: Clone + Send + Sync + 'static> Route<S> {
+    fn carried(self) -> Self {
+        Self { is_carried: true, ..self }
+    }
+
+    fn with_parameters(self) -> Self {
+        Self { takes_parameters: true, ..self }
+    }
+
+    /// The methods with their layers, the innermost first.
+    fn finish(self, log: &(SecurityLog, TrustedProxies)) -> (&'static str, MethodRouter<S>) {
+        let mut methods = self.methods;
+        if self.path.starts_with(security_log::ADMINISTRATION) {
+            methods = methods.route_layer(from_fn_with_state(log.clone(), security_log::administration));
+        }
+        if self.is_carried {
+            methods = methods.route_layer(from_fn(carry::carry));
+        }
+        (self.path, methods.route_layer(from_fn_with_state(self.takes_parameters, query::refuse_any)))
+    }
 }
 
 /// The routes. Paths stand here without their trailing slash; each answers with it too. What changes SQL and then Redis
 /// is carried to its end.
-fn table() -> Vec<(&'static str, MethodRouter<AppState>)> {
+fn table() -> Vec<Route<AppState>> {
     vec![
         // Identity.
-        ("/api/users/register", post(identity::register)),
-        ("/api/users/login", carried(post(identity::login))),
-        ("/api/users/token/refresh", carried(post(identity::refresh))),
-        ("/api/users/logout", carried(post(identity::logout))),
-        ("/api/users/me", get(identity::me)),
-        ("/api/users/me/sessions", carried(get(sessions::own).delete(sessions::end_all_own))),
-        ("/api/users/me/sessions/{sid}", carried(delete(sessions::end_own))),
+        route("/api/users/register", post(identity::register)).carried(),
+        route("/api/users/login", post(identity::login)).carried(),
+        route("/api/users/token/refresh", post(identity::refresh)).carried(),
+        route("/api/users/logout", post(identity::logout)).carried(),
+        route("/api/users/me", get(identity::me)),
+        route("/api/users/me/sessions", get(sessions::own).delete(sessions::end_all_own))
+            .carried()
+            .with_parameters(),
+        route("/api/users/me/sessions/{sid}", delete(sessions::end_own)).carried(),
         // Presence.
-        ("/api/users/heartbeat", post(presence::heartbeat)),
-        ("/api/users/all-users", get(presence::all_users)),
+        route("/api/users/heartbeat", post(presence::heartbeat)),
+        route("/api/users/all-users", get(presence::all_users)).with_parameters(),
         // Administration.
-        ("/api/users/admin/users", carried(get(admin::users).post(admin::create))),
-        ("/api/users/admin/users/online", get(admin::online)),
-        ("/api/users/admin/users/{id}", carried(get(admin::user).patch(admin::edit).delete(admin::delete))),
-        ("/api/users/admin/users/{id}/online-status", get(admin::online_status)),
-        ("/api/users/admin/users/{id}/set-online-status", carried(post(admin::set_online_status))),
-        (
+        route("/api/users/admin/users", get(admin::users).post(admin::create)).carried().with_parameters(),
+        route("/api/users/admin/users/online", get(admin::online)).with_parameters(),
+        route("/api/users/admin/users/{id}", get(admin::user).patch(admin::edit).delete(admin::delete))
+            .carried(),
+        route("/api/users/admin/users/{id}/online-status", get(admin::online_status)),
+        route("/api/users/admin/users/{id}/set-online-status", post(admin::set_online_status)).carried(),
+        route(
             "/api/users/admin/users/{id}/sessions",
-            carried(get(sessions::of_user).delete(sessions::end_all_of_user)),
-        ),
-        ("/api/users/admin/users/{id}/sessions/{sid}", carried(delete(sessions::end_of_user))),
-        ("/api/users/admin/audit", get(trail::trail)),
+            get(sessions::of_user).delete(sessions::end_all_of_user),
+        )
+        .carried()
+        .with_parameters(),
+        route("/api/users/admin/users/{id}/sessions/{sid}", delete(sessions::end_of_user)).carried(),
+        route("/api/users/admin/audit", get(trail::trail)).with_parameters(),
         // Operations.
-        ("/healthz", get(health::healthz)),
-        ("/readyz", get(health::readyz)),
-        ("/metrics", get(health::metrics)),
+        route("/healthz", get(health::healthz)),
+        route("/readyz", get(health::readyz)),
+        route(METRICS, get(health::metrics)),
     ]
 }
 
+const METRICS: &str = "/metrics";
+
 /// The service as the accept loop calls it.
-pub fn front(state: AppState, guard: Guard) -> Front {
-    Front::new(assemble(table(), state.clone()), guard, Some(state))
+pub fn front(state: AppState, guard: Guard, metrics: Metrics) -> Front {
+    let mut routes = table();
+    routes.retain(|route| route.path != METRICS || metrics == Metrics::Here);
+    let log = (state.security.clone(), state.trusted_proxies.clone());
+    Front::new(assemble(routes, &log, state.clone()), guard, Some(state))
 }
 
-fn carried<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
-    methods.route_layer(from_fn(carry::carry))
+/// The metrics alone, for a listener of their own.
+pub fn metrics_front(state: AppState) -> Front {
+    let log = (state.security.clone(), state.trusted_proxies.clone());
+    let routes = vec![route(METRICS, get(health::metrics))];
+    Front::new(assemble(routes, &log, state), Guard::default(), None)
 }
 
 /// Both spellings of every path, and problems for all others.
 fn assemble<S: Clone + Send + Sync + 'static>(
-    table: Vec<(&'static str, MethodRouter<S>)>,
+    table: Vec<Route<S>>,
+    log: &(SecurityLog, TrustedProxies),
     state: S,
 ) -> Router {
     table
         .into_iter()
+        .map(|route| route.finish(log))
         .fold(Router::new(), |router, (path, methods)| {
             router.route(path, methods.clone()).route(&format!("{path}/"), methods)
         })
@@ -134,14 +204,18 @@ mod tests {
         panic!("on purpose");
     }
 
+    fn of(table: Vec<Route<()>>) -> Front {
+        assemble(table, &<_>::default(), ()).into()
+    }
+
     fn front() -> Front {
         let table = vec![
-            ("/things", get(async || "list").post(async || "made")),
-            ("/things/{id}", delete(async || "gone")),
-            ("/panic", get(panics)),
-            ("/carried/panic", carried(get(panics))),
+            route("/things", get(async || "list").post(async || "made")).with_parameters(),
+            route("/things/{id}", delete(async || "gone")),
+            route("/panic", get(panics)),
+            route("/carried/panic", get(panics)).carried(),
         ];
-        assemble(table, ()).into()
+        of(table)
     }
 
     async fn answer(front: &Front, request: Request<Body>) -> axum::response::Response {
@@ -155,12 +229,12 @@ mod tests {
 
     #[test]
     fn the_table_holds_no_path_twice() {
-        let paths: Vec<_> = table().into_iter().map(|(path, _)| path).collect();
+        let paths: Vec<_> = table().into_iter().map(|route| route.path).collect();
         assert_eq!(paths.len(), 20);
         assert!(paths.iter().all(|path| !path.ends_with('/')));
         // Registering a path twice, or two that clash, panics.
-        let _ =
-            table().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+        let add = |router: Router<AppState>, route: Route<AppState>| router.route(route.path, route.methods);
+        let _ = table().into_iter().fold(Router::new(), add);
     }
 
     #[tokio::test]
@@ -170,6 +244,16 @@ mod tests {
         }
         for path in ["/things/5", "/things/5/"] {
             assert_eq!(send("DELETE", path).await.status(), 200, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn parameters_are_taken_where_a_path_has_some_and_nowhere_else() {
+        for (method, path) in [("POST", "/things"), ("DELETE", "/things/5"), ("DELETE", "/things/5/")] {
+            assert_eq!(send(method, &format!("{path}?")).await.status(), 200, "{method} {path}");
+            let (status, _, body) = parts(send(method, &format!("{path}?dry_run=1")).await).await;
+            let complaint = "is no parameter of this request, which takes none";
+            assert_eq!((status, &body["errors"]["dry_run"][0]), (400, &complaint.into()), "{method} {path}");
         }
     }
 
@@ -218,7 +302,7 @@ mod tests {
             released.wait_for(|go| *go).await.unwrap();
             ended.send(()).await.unwrap();
         };
-        let front = Front::from(assemble(vec![("/logout", carried(post(handler)))], ()));
+        let front = of(vec![route("/logout", post(handler)).carried()]);
         let request = Request::post("/logout").body(Body::empty()).unwrap();
         let client = tokio::spawn(async move { answer(&front, request).await });
         is_in.recv().await.unwrap();
@@ -245,7 +329,7 @@ mod tests {
     async fn a_handler_may_say_otherwise() {
         let page = async || ([("content-security-policy", "default-src 'self'")], "page");
         let guard = Guard { tls: true, ..Guard::default() };
-        let front = Front::new(assemble(vec![("/page", get(page))], ()), guard, None);
+        let front = Front::new(assemble(vec![route("/page", get(page))], &<_>::default(), ()), guard, None);
         let response = answer(&front, Request::get("/page").body(Body::empty()).unwrap()).await;
         let policies: Vec<_> = response.headers().get_all("content-security-policy").iter().collect();
         assert_eq!(policies, ["default-src 'self'"]);

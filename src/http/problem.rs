@@ -29,6 +29,8 @@ pub struct Problem {
     errors: FieldErrors,
     retry_after: Option<Duration>,
     challenge: &'static str,
+    /// A stable word for programs.
+    code: Option<&'static str>,
 }
 
 /// What a `401` asks for; RFC 6750 adds the error only where a token was given.
@@ -44,6 +46,7 @@ impl Problem {
             errors: FieldErrors::default(),
             retry_after: None,
             challenge: CHALLENGE,
+            code: None,
         }
     }
 
@@ -105,6 +108,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// 429: the caller has more under way at once than one user may.
+    pub fn too_many_at_once() -> Self {
+        Self::overloaded(StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// 500. What went wrong has been logged where this is made.
     pub fn internal() -> Self {
         let detail = "Something went wrong on our side. Try again later.";
@@ -131,6 +139,23 @@ impl Problem {
     fn unavailable(who: &str) -> Self {
         let detail = format!("The service cannot reach {who} right now. Try again in a moment.");
         Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    fn unrecorded() -> Self {
+        let detail =
+            "The record of this action could not be written, so nothing was changed. Try again in a moment.";
+        Self { retry_after: Some(RETRY_UNAVAILABLE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    /// 503: nobody gets in before the operator can.
+    fn no_administrator() -> Self {
+        let detail = "This service has no administrator yet, so nobody can register or sign in. Its operator must make one: \
+                      the log says why there is none, and 'presenced create-user --role admin' makes one.";
+        Self {
+            retry_after: Some(RETRY_UNAVAILABLE),
+            code: Some("no_administrator"),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 
     fn refuses() -> Self {
@@ -182,6 +207,9 @@ impl From<PresenceError> for Problem {
                 Self::refuses()
             }
             PresenceError::Overloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
+            PresenceError::Store(error) if error.is_busy() => {
+                Self::overloaded(StatusCode::SERVICE_UNAVAILABLE)
+            }
             PresenceError::Store(error) => from_store(error.is_unavailable(), &error),
         }
     }
@@ -203,6 +231,7 @@ impl From<IdentityError> for Problem {
                 "The username or the password is wrong. Check both and try again.",
             ),
             IdentityError::Blocked => Self::blocked(),
+            IdentityError::NoAdministrator => Self::no_administrator(),
             IdentityError::LastAdministrator => Self::new(
                 StatusCode::CONFLICT,
                 "This is the last account that can administer. Give the role 'admin' to another one first.",
@@ -212,15 +241,23 @@ impl From<IdentityError> for Problem {
                 "This refresh token had been used before, so its session has been ended. {LOG_IN_AGAIN}"
             )),
             IdentityError::SessionEnded => Self::session_ended(),
+            IdentityError::SessionTooOld(_) => Self::bad_token(format!(
+                "This session has reached its greatest age and has been ended. {LOG_IN_AGAIN}"
+            )),
             IdentityError::ForeignRefresh => Self::new(
                 StatusCode::FORBIDDEN,
                 "This refresh token belongs to another session. Send that of the session you are logging out of.",
             ),
             IdentityError::TooMany { retry_after } => Self::too_many(retry_after),
             IdentityError::Overloaded => Self::overloaded(StatusCode::TOO_MANY_REQUESTS),
+            IdentityError::TokensOverloaded => Self::overloaded(StatusCode::SERVICE_UNAVAILABLE),
             IdentityError::Internal(reason) => {
                 tracing::error!(reason, "a request failed");
                 Self::internal()
+            }
+            IdentityError::Unrecorded(error) => {
+                tracing::error!(%error, "an administrator's action was not taken");
+                Self::unrecorded()
             }
             IdentityError::Store(error) => from_store(error.is_unavailable(), &error),
         }
@@ -246,6 +283,8 @@ impl IntoResponse for Problem {
             title: &'static str,
             status: u16,
             detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            code: Option<&'static str>,
             #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             errors: &'a std::collections::BTreeMap<String, Vec<String>>,
         }
@@ -254,6 +293,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            code: self.code,
             errors: &self.errors.0,
         };
         let mut response = (self.status, Json(body)).into_response();
@@ -309,6 +349,8 @@ mod tests {
             (IdentityError::SessionEnded.into(), 401),
             (IdentityError::ForeignRefresh.into(), 403),
             (IdentityError::Overloaded.into(), 429),
+            (IdentityError::TokensOverloaded.into(), 503),
+            (IdentityError::NoAdministrator.into(), 503),
             (IdentityError::TooMany { retry_after: Duration::from_micros(1) }.into(), 429),
             (IdentityError::Internal("secret inside".into()).into(), 500),
         ];

@@ -1,11 +1,16 @@
-//! Query strings: pages and filters, taken as they are or refused by name; nothing is silently clamped.
+//! Query strings: pages and filters, taken as they are or refused by name; nothing is silently clamped, and nothing is
+//! silently ignored: a filter whose name is misspelt would show everybody.
 //!
-//! Parameters of other names are ignored, as clients add their own against caches.
+//! A path that takes parameters reads them by an extractor of this module. [`refuse_any`] is the layer around all others.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::Method;
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 
 use super::cursor::Cursor;
 use super::problem::Problem;
@@ -18,6 +23,29 @@ use crate::model::{AccountStatus, OnlineCursor, OnlineStatus, Page, Place, UserI
 const DEFAULT_PER_PAGE: u32 = 50;
 /// The longest `search`, characters: no username or e-mail address is longer.
 const MAX_SEARCH: usize = 254;
+
+/// How many unknown parameters are named, and how much of each name, characters.
+const NAMED: (usize, usize) = (8, 64);
+
+/// Refuses every parameter.
+///
+/// # Errors
+/// 400 that names them.
+pub fn none(query: Option<&str>) -> Result<(), Problem> {
+    match query {
+        None | Some("") => Ok(()),
+        query => Parameters::parse(query).done(),
+    }
+}
+
+/// The layer around every path: refuses parameters where none are taken. `own` says that `GET` on this path reads its own.
+pub async fn refuse_any(State(own): State<bool>, request: Request, next: Next) -> Response {
+    let reads_its_own = own && matches!(*request.method(), Method::GET | Method::HEAD);
+    match none(request.uri().query().filter(|_| !reads_its_own)) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
 
 /// `page` or `cursor`, and `per_page`, in the list of who is online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +64,10 @@ pub struct ListParameters {
     pub online_status: Option<OnlineStatus>,
 }
 
+/// `page` and `per_page` of a list that takes nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageParameters(pub Page);
+
 /// A page of the trail and what it is narrowed to: `user`, `admin` (ids) and `action`.
 #[derive(Debug, Clone, Copy)]
 pub struct TrailParameters {
@@ -43,6 +75,16 @@ pub struct TrailParameters {
     pub page: Page,
     /// The rest.
     pub filter: TrailFilter,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PageParameters {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::parse(parts.uri.query());
+        let page = parameters.page();
+        parameters.done()?;
+        Ok(Self(page))
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for TrailParameters {
@@ -88,16 +130,19 @@ impl<S: Send + Sync> FromRequestParts<S> for ListParameters {
 /// The parameters of a query string, and what is wrong with those looked at so far.
 struct Parameters {
     pairs: Vec<(String, String)>,
+    /// The names that were looked at: all that this request takes.
+    known: Vec<&'static str>,
     errors: FieldErrors,
 }
 
 impl Parameters {
     fn parse(query: Option<&str>) -> Self {
         let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect();
-        Self { pairs, errors: FieldErrors::default() }
+        Self { pairs, known: Vec::new(), errors: FieldErrors::default() }
     }
 
-    fn take(&mut self, name: &str) -> Option<String> {
+    fn take(&mut self, name: &'static str) -> Option<String> {
+        self.known.push(name);
         let mut values = self.pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone());
         let (value, another) = (values.next(), values.next());
         if another.is_some() {
@@ -130,7 +175,7 @@ impl Parameters {
         Place::After(cursor, page.size)
     }
 
-    fn number(&mut self, name: &str, default: u32, max: u32) -> Option<u32> {
+    fn number(&mut self, name: &'static str, default: u32, max: u32) -> Option<u32> {
         let Some(text) = self.take(name) else { return Some(default) };
         // `parse` would take a sign.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -142,7 +187,7 @@ impl Parameters {
     }
 
     /// An account's id. Empty is what a form sends for 'all'.
-    fn id(&mut self, name: &str) -> Option<UserId> {
+    fn id(&mut self, name: &'static str) -> Option<UserId> {
         let text = self.take(name).filter(|text| !text.is_empty())?;
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let id = text.parse().ok().filter(|id| digits && *id > 0);
@@ -164,12 +209,20 @@ impl Parameters {
     }
 
     /// A word of a closed list. Empty is what a form sends for 'all'.
-    fn word<T: FromStr<Err = UnknownWord>>(&mut self, name: &str) -> Option<T> {
+    fn word<T: FromStr<Err = UnknownWord>>(&mut self, name: &'static str) -> Option<T> {
         let word = self.take(name).filter(|word| !word.is_empty())?;
         word.parse().map_err(|unknown: UnknownWord| self.errors.add(name, unknown.to_string())).ok()
     }
 
-    fn done(self) -> Result<(), Problem> {
+    /// All that this request takes has been looked at.
+    fn done(mut self) -> Result<(), Problem> {
+        let names: BTreeSet<&str> = self.pairs.iter().map(|(name, _)| name.as_str()).collect();
+        let unknown = names.into_iter().filter(|name| !self.known.contains(name));
+        let takes = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
+        for name in unknown.take(NAMED.0) {
+            let shown: String = name.chars().take(NAMED.1).collect();
+            self.errors.add(shown, format!("is no parameter of this request, which takes {takes}"));
+        }
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_request(self.errors)) }
     }
 }
@@ -197,7 +250,7 @@ mod tests {
             status: None,
             online_status: None,
         };
-        for query in ["", "unknown=1&_=5", "search=&status=&online_status=", "cursor=", "cursor=&page=1"] {
+        for query in ["", "&&", "search=&status=&online_status=", "cursor=", "cursor=&page=1"] {
             assert_eq!(parse(query).await, Ok(plain.clone()), "{query}");
         }
     }
@@ -256,6 +309,31 @@ mod tests {
             let errors = body["errors"].as_object().unwrap();
             assert_eq!(errors.keys().collect::<Vec<_>>(), [name], "{query}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_parameter_is_named_with_those_that_are_taken() {
+        let long = format!("{}=1", "x".repeat(999));
+        let table = [
+            ("serach=ada", "serach"),
+            ("_=5&page=1", "_"),
+            ("Page=1", "Page"),
+            ("online=1&online=2", "online"),
+            ("=1", ""),
+            ("nothing", "nothing"),
+            (long.as_str(), &long[..64]),
+        ];
+        let takes = "is no parameter of this request, which takes page, per_page, cursor, search, status, online_status";
+        for (query, name) in table {
+            let problem = parse(query).await.unwrap_err().into_response();
+            let (status, _, body) = testing::parts(problem).await;
+            assert_eq!((status, &body["errors"]), (400, &json!({name: [takes]})), "{query}");
+        }
+        let many = (0..500).map(|number| format!("{number}=")).collect::<Vec<_>>().join("&");
+        let (_, _, body) = testing::parts(none(Some(&many)).unwrap_err().into_response()).await;
+        assert_eq!(body["errors"].as_object().unwrap().len(), NAMED.0);
+        assert_eq!(body["errors"]["0"], json!(["is no parameter of this request, which takes none"]));
+        assert_eq!((none(None), none(Some(""))), (Ok(()), Ok(())));
     }
 
     #[tokio::test]

@@ -8,11 +8,6 @@ use super::{FieldErrors, Identity, IdentityError, Result};
 use crate::model::{Account, AccountStatus, Actor, Role, UserId};
 use crate::store::{self, AccountPatch};
 
-/// The name of the account that the first start makes.
-const ADMIN: &str = "admin";
-/// Its e-mail address: nobody's, by RFC 2606.
-const ADMIN_EMAIL: &str = "admin@presenced.invalid";
-
 /// Somebody signs up. Its `Debug` shows no password.
 #[derive(Clone)]
 pub struct Registration {
@@ -72,9 +67,10 @@ impl Identity {
     /// Adds an account for whoever asks from this address: active, an ordinary user, offline.
     ///
     /// # Errors
-    /// [`IdentityError::TooMany`], [`IdentityError::Invalid`], [`IdentityError::Taken`], [`IdentityError::Overloaded`],
-    /// [`IdentityError::Store`].
+    /// [`IdentityError::NoAdministrator`], [`IdentityError::TooMany`], [`IdentityError::Invalid`],
+    /// [`IdentityError::Taken`], [`IdentityError::Overloaded`], [`IdentityError::Store`].
     pub async fn register(&self, client: IpAddr, registration: Registration) -> Result<Account> {
+        self.require_administrator().await?;
         self.inner.limits.address(Limited::RegisterAddress, client).await?;
         self.create_account(NewAccount { registration, role: None, status: None }, None).await
     }
@@ -86,7 +82,7 @@ impl Identity {
     pub async fn create_account(&self, new: NewAccount, by: Option<&Actor>) -> Result<Account> {
         let Registration { username, email, password } = new.registration;
         let mut errors = FieldErrors::default();
-        errors.username(&username, &email);
+        let username = errors.username(&username, &email);
         errors.email(&email);
         errors.password(&password, &username, &email);
         let role = new.role.map_or(Some(Role::User), |word| errors.word("role", &word));
@@ -96,7 +92,6 @@ impl Identity {
             return Err(IdentityError::Internal("a word was refused without a complaint".into()));
         };
 
-        self.refuse_a_login_name(&email, None).await?;
         let password_hash = self.inner.passwords.hash(password).await?;
         let new = store::NewAccount { username, email, password_hash, role, status };
         Ok(self.inner.store.create_account(&new, by).await?)
@@ -121,9 +116,6 @@ impl Identity {
         let status = edit.status.and_then(|word| errors.word("status", &word));
         errors.check()?;
 
-        if let Some(email) = &edit.email {
-            self.refuse_a_login_name(email, Some(id)).await?;
-        }
         let password_hash = match edit.password {
             Some(password) => Some(self.inner.passwords.hash(password).await?),
             None => None,
@@ -133,45 +125,26 @@ impl Identity {
         Ok(store.update_account(id, &patch, Some(by)).await?)
     }
 
+    /// Computes the keys of login names that plain SQL has left to the service; for how many accounts.
+    ///
+    /// # Errors
+    /// [`IdentityError::Store`].
+    pub async fn complete_login_names(&self) -> Result<u64> {
+        let mut completed = 0;
+        loop {
+            match self.inner.store.complete_login_names(store::NAMES_AT_ONCE).await? {
+                0 => return Ok(completed),
+                more => completed += more,
+            }
+        }
+    }
+
     /// Deletes an account with its sessions and its history; whether there was one.
     ///
     /// # Errors
     /// [`IdentityError::LastAdministrator`], [`IdentityError::Store`].
     pub async fn delete_account(&self, id: UserId, by: &Actor) -> Result<bool> {
         Ok(self.inner.store.delete_account(id, Some(by)).await?)
-    }
-
-    /// Adds the account `admin` with this password where the database has no account at all; whether it did. The
-    /// password is the operator's choice and only must not be empty.
-    ///
-    /// # Errors
-    /// [`IdentityError::Invalid`] for an empty password, [`IdentityError::Store`].
-    pub async fn ensure_admin(&self, password: &str) -> Result<bool> {
-        if self.inner.store.has_accounts().await? {
-            return Ok(false);
-        }
-        if password.is_empty() {
-            return Err(IdentityError::Invalid(FieldErrors::one("password", "must not be empty")));
-        }
-        let new = store::NewAccount {
-            username: ADMIN.into(),
-            email: ADMIN_EMAIL.into(),
-            password_hash: self.inner.passwords.hash(password.into()).await?,
-            role: Role::Admin,
-            status: AccountStatus::Active,
-        };
-        match self.inner.store.create_account(&new, None).await.map_err(IdentityError::from) {
-            Ok(_) => Ok(true),
-            // Another instance was faster at the same first start.
-            Err(IdentityError::Taken { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// An e-mail address that is another account's username would make one login name mean two accounts.
-    async fn refuse_a_login_name(&self, email: &str, own: Option<UserId>) -> Result<()> {
-        let holder = self.inner.store.credentials(email).await?.map(|found| found.account.id);
-        if holder.is_some() && holder != own { Err(IdentityError::Taken { field: "email" }) } else { Ok(()) }
     }
 }
 
@@ -210,18 +183,40 @@ mod tests {
         assert_eq!(errors.0["status"], ["must be one of active, pending, inactive, suspended, banned"]);
     }
 
+    async fn taken(identity: &Identity, name: &str, email: &str) -> &'static str {
+        let again = Registration { email: email.into(), ..registration(name) };
+        match identity.register(HERE, again).await {
+            Err(IdentityError::Taken { field }) => field,
+            other => panic!("{name} {email}: {other:?}"),
+        }
+    }
+
     #[tokio::test]
-    async fn a_name_or_an_address_is_one_account_s_only() {
+    async fn a_name_or_an_address_is_one_account_s_only_however_it_is_written() {
         let identity = identity().await;
         identity.register(HERE, registration("ada")).await.unwrap();
-        let taken = |result: Result<Account>| match result {
-            Err(IdentityError::Taken { field }) => field,
-            other => panic!("{other:?}"),
-        };
-        let again = Registration { email: "other@example.com".into(), ..registration("ADA") };
-        assert_eq!(taken(identity.register(HERE, again).await), "username");
-        let again = Registration { email: "ADA@example.com".into(), ..registration("bob") };
-        assert_eq!(taken(identity.register(HERE, again).await), "email");
+        identity.register(HERE, registration("straße")).await.unwrap();
+        for (name, email, field) in [
+            ("ADA", "other@example.com", "username"),
+            ("Ａda", "other@example.com", "username"),
+            ("STRASSE", "other@example.com", "username"),
+            ("bob", "ADA@example.com", "email"),
+            ("bob", "ada@example\u{ff0e}com", "email"),
+            ("bob", "STRASSE@example.com", "email"),
+        ] {
+            assert_eq!(taken(&identity, name, email).await, field, "{name} {email}");
+        }
+    }
+
+    /// U+212A (KELVIN SIGN) folds to 'k'.
+    #[tokio::test]
+    async fn an_address_is_nobody_else_s_username_in_any_spelling() {
+        let identity = identity().await;
+        let kim = Registration { email: "kim@outlook.com".into(), ..registration("victim") };
+        identity.register(HERE, kim).await.unwrap();
+        let own = "\u{212a}im@outloo\u{212a}.com";
+        assert_eq!(taken(&identity, "kim@outlook.com", own).await, "username");
+        assert_eq!(taken(&identity, "KIM@outlook.com", "kim@outlook.com").await, "username");
     }
 
     #[tokio::test]
@@ -229,15 +224,18 @@ mod tests {
         let identity = identity().await;
         let own = Registration { username: "ada@example.com".into(), ..registration("ada") };
         let ada = identity.register(HERE, own).await.unwrap();
-        let moved = AccountEdit { email: Some("ada@elsewhere.com".into()), ..AccountEdit::default() };
-        identity.update_account(ada.id, moved, &stage::admin()).await.unwrap().unwrap();
-        let claim = Registration { email: "ada@example.com".into(), ..registration("eve") };
-        assert!(matches!(identity.register(HERE, claim).await, Err(IdentityError::Taken { field: "email" })));
-        let back = AccountEdit { email: Some("ada@example.com".into()), ..AccountEdit::default() };
-        assert!(
-            identity.update_account(ada.id, back, &stage::admin()).await.unwrap().is_some(),
-            "its own it may take back"
-        );
+        let eve = identity.register(HERE, registration("eve")).await.unwrap();
+        let move_to = async |id, email: &str| {
+            let edit = AccountEdit { email: Some(email.into()), ..AccountEdit::default() };
+            identity.update_account(id, edit, &stage::admin()).await
+        };
+        move_to(ada.id, "ada@elsewhere.com").await.unwrap().unwrap();
+        for email in ["ada@example.com", "ADA@Example.com", "ada@exampl\u{212f}.com"] {
+            assert_eq!(taken(&identity, "bob", email).await, "email");
+            let claim = move_to(eve.id, email).await;
+            assert!(matches!(claim, Err(IdentityError::Taken { field: "email" })), "{email}: {claim:?}");
+        }
+        assert!(move_to(ada.id, "ada@example.com").await.unwrap().is_some(), "its own it may take back");
     }
 
     #[tokio::test]
@@ -268,15 +266,6 @@ mod tests {
         edit(AccountEdit { is_active: Some(true), ..AccountEdit::default() }).await;
         assert!(matches!(identity.refresh(HERE, &tablet).await, Err(IdentityError::SessionEnded)));
         assert!(identity.update_account(99, AccountEdit::default(), &by).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn the_first_start_alone_makes_an_admin() {
-        let identity = identity().await;
-        assert!(matches!(identity.ensure_admin("").await, Err(IdentityError::Invalid(_))));
-        assert!(identity.ensure_admin("root").await.unwrap());
-        assert!(!identity.ensure_admin("toor").await.unwrap());
-        assert_eq!(identity.login(HERE, "admin", "root", None).await.unwrap().account.role, Role::Admin);
     }
 
     #[test]

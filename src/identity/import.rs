@@ -1,7 +1,8 @@
 //! Accounts of an existing product, brought in with their password hashes.
 //!
-//! Decides what may come in: by the rules of [`super::rules`], but for the '@' in a username, which Django allows and which
-//! is harmless as long as the name is nobody else's e-mail address. A file is looked at as a whole, so that every complaint
+//! Decides what may come in. Equality of names is that of all accounts ([`crate::model::login_name`]). A username may hold
+//! more than a new one: it stays as the product has it, without invisible characters, and may hold an '@', which Django
+//! allows and which is harmless as long as the name is nobody else's e-mail address. A file is looked at as a whole, so that every complaint
 //! about every row is heard at once.
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use chrono::{DateTime, NaiveDateTime};
 
 use super::password::{Passwords, Unreadable};
 use super::{FieldErrors, Identity, Result};
+use crate::model::login_name::NameKey;
 use crate::model::{AccountStatus, Millis, Role, UserId};
 use crate::store::{ImportRow, Imported, PasswordHash};
 
@@ -102,7 +104,7 @@ impl Candidate {
         let username = self.take(Column::Username).unwrap_or_default();
         let email = self.take(Column::Email).unwrap_or_default();
         // Whose the address is, if it is one, the whole file and the database must say.
-        errors.username(&username, if username.contains('@') { &username } else { &email });
+        errors.existing_username(&username, if username.contains('@') { &username } else { &email });
         errors.email(&email);
         let id = self.take(Column::Id).and_then(|text| {
             let id = text.parse::<UserId>().ok().filter(|id| (1..=MAX_ID).contains(id));
@@ -207,6 +209,8 @@ impl Identity {
         clashes_within(&rows, &places, &mut complaints);
 
         let refused_here = complaints.iter().any(|complaints| !complaints.is_empty());
+        // A clash is found by the keys, and accounts that plain SQL has added may still lack theirs.
+        self.complete_login_names().await?;
         // What is refused here is asked about all the same, so that everything is said at once.
         let verdicts = self.inner.store.import_accounts(&rows, dry_run || refused_here).await?;
         let fates = rows.iter().zip(verdicts).zip(complaints).map(|((row, verdict), mut complaints)| {
@@ -232,8 +236,8 @@ impl Identity {
 /// Complains where two rows of the file want the same.
 fn clashes_within(rows: &[ImportRow], places: &[String], complaints: &mut [Vec<String>]) {
     let mut ids: HashMap<UserId, usize> = HashMap::new();
-    let mut names: HashMap<String, usize> = HashMap::with_capacity(rows.len());
-    let mut addresses: HashMap<String, usize> = HashMap::with_capacity(rows.len());
+    let mut names: HashMap<NameKey, usize> = HashMap::with_capacity(rows.len());
+    let mut addresses: HashMap<NameKey, usize> = HashMap::with_capacity(rows.len());
     let mut complain = |index: usize, what: &str, other: usize| {
         complaints[index].push(format!(
             "{what} of {}: give each a value of its own, or leave one of the rows out",
@@ -244,19 +248,16 @@ fn clashes_within(rows: &[ImportRow], places: &[String], complaints: &mut [Vec<S
         if let Some(other) = row.id.and_then(|id| ids.insert(id, index)) {
             complain(index, "id is that", other);
         }
-        if !row.username.is_empty()
-            && let Some(other) = names.insert(row.username.to_lowercase(), index)
-        {
+        if let Some(other) = NameKey::of(&row.username).and_then(|key| names.insert(key, index)) {
             complain(index, "username is that", other);
         }
-        if !row.email.is_empty()
-            && let Some(other) = addresses.insert(row.email.to_lowercase(), index)
-        {
+        if let Some(other) = NameKey::of(&row.email).and_then(|key| addresses.insert(key, index)) {
             complain(index, "email is that", other);
         }
     }
     for (index, row) in rows.iter().enumerate() {
-        if let Some(other) = addresses.get(&row.username.to_lowercase()).filter(|other| **other != index) {
+        let key = NameKey::of(&row.username);
+        if let Some(other) = key.and_then(|key| addresses.get(&key)).filter(|other| **other != index) {
             complain(index, "username is the e-mail address", *other);
         }
     }
@@ -344,6 +345,7 @@ mod tests {
                 "username is the e-mail address of eva",
             ),
             (vec![own("Bob@home", "eve@work")], "username is email of account 2 already"),
+            (vec![own("bob@h\u{2092}me", "eve@work")], "username is email of account 2 already"),
             (vec![own("eve", "ADA@work")], "email is username of account 1 already"),
         ] {
             let fates = identity.import(rows, false).await.unwrap();

@@ -3,10 +3,15 @@
 //! The counts stand in Redis, so that all instances share them (`lua/limit.lua`). Where Redis does not answer at once, this
 //! process counts by itself, by the same rule: nobody waits for Redis here, and nobody is locked out because it is away.
 //!
-//! By account a correct login forgets the count. Whoever guesses at an account can hold its count up and so keep the owner
-//! from a *new* login for as long as he goes on, one interval of the limit longer (some seconds by default); sessions that
-//! there are go on, because nothing counts their refreshes against that. The alternative, a guess per address and account,
-//! lets somebody with many addresses guess without end.
+//! A login is counted by the login name that was typed, in its folded form, whether or not an account has it: a count by
+//! account would answer 429 for an e-mail address whose username was tried before, and so prove that the two belong
+//! together. A client that knows both names of an account has twice the tries, and no more: an account has two names, and
+//! all spellings of one are counted together. A correct login forgets the count of the tries by the name that was typed, but
+//! not that of `login:total`, which bounds how many sessions are begun by one name, from however many addresses. Both are
+//! asked before the password is looked at, so that a refusal tells nothing of it. A client that
+//! goes on guessing keeps the owner from a *new* login by that name meanwhile, and for one interval of the limit after
+//! (some seconds by default); running sessions go on. A count per address and name would let a client with many addresses
+//! guess without a bound.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,6 +27,7 @@ use crate::live::LiveSet;
 use crate::metrics::{Counters, Registry};
 use crate::model::UserId;
 use crate::model::limit::{Limit, Taken};
+use crate::model::login_name::fold;
 
 /// How long Redis may take to count: far less than a password takes.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -37,8 +43,10 @@ const TIDY: Duration = Duration::from_secs(1);
 pub enum Limited {
     /// Logins from one address.
     LoginAddress,
-    /// Logins to one account, or to one name that is nobody's.
+    /// Logins by one name, whether or not an account has it, since the last correct one.
     LoginAccount,
+    /// All logins by one name, correct ones too.
+    LoginTotal,
     /// Registrations from one address.
     RegisterAddress,
     /// Refreshes from one address.
@@ -47,19 +55,28 @@ pub enum Limited {
     RefreshAccount,
 }
 
-const WORDS: [&str; 5] =
-    ["login:address", "login:account", "register:address", "refresh:address", "refresh:account"];
+/// How many limits there are.
+const LIMITS: usize = 6;
+
+const WORDS: [&str; LIMITS] = [
+    "login:address",
+    "login:account",
+    "login:total",
+    "register:address",
+    "refresh:address",
+    "refresh:account",
+];
 
 /// Generous to an office behind one address.
-const DEFAULTS: [&str; 5] = ["60/1m", "10/1m", "30/5m", "600/1m", "60/1m"];
+const DEFAULTS: [&str; LIMITS] = ["60/1m", "10/1m", "60/1m", "30/5m", "600/1m", "60/1m"];
 
 /// The figures of all limits; one that is `None` is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures([Option<Limit>; 5]);
+pub struct Figures([Option<Limit>; LIMITS]);
 
 impl Figures {
     /// No limits.
-    pub const OFF: Self = Self([None; 5]);
+    pub const OFF: Self = Self([None; LIMITS]);
 }
 
 impl Default for Figures {
@@ -115,7 +132,7 @@ pub struct Limits {
     live: Option<LiveSet>,
     own: Mutex<Own>,
     left_alone_until: Mutex<Option<Instant>>,
-    refused: Counters<5>,
+    refused: Counters<LIMITS>,
 }
 
 impl Limits {
@@ -133,6 +150,11 @@ impl Limits {
     /// No limits: for whoever is no client.
     pub fn off() -> Self {
         Self::new(Figures::OFF, None)
+    }
+
+    /// The Redis that counts.
+    pub(super) const fn live(&self) -> Option<&LiveSet> {
+        self.live.as_ref()
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -224,23 +246,23 @@ impl Limits {
 pub(super) enum Whom {
     /// Those on an account.
     Account(UserId),
-    /// Those on a name that is nobody's, by its hash: what a client sends is no part of a key.
-    Nobody([u8; 16]),
+    /// Those by a login name, known or not, by a hash of its folded form: what a client sends is no part of a key.
+    Name([u8; 16]),
 }
 
 impl Whom {
-    /// Nobody, by this name; whatever its case, as accounts are found.
-    pub(super) fn nobody(name: &str) -> Self {
-        let hash = Sha256::digest(name.to_lowercase().as_bytes());
+    /// The login name that was typed; all its spellings count as one.
+    pub(super) fn name(login: &str) -> Self {
+        let hash = Sha256::digest(fold(login).as_bytes());
         let mut half = [0; 16];
         half.copy_from_slice(&hash[..16]);
-        Self::Nobody(half)
+        Self::Name(half)
     }
 
     fn key(&self) -> String {
         match self {
             Self::Account(user) => user.to_string(),
-            Self::Nobody(hash) => format!("nobody-{:032x}", u128::from_be_bytes(*hash)),
+            Self::Name(hash) => format!("name-{:032x}", u128::from_be_bytes(*hash)),
         }
     }
 }
@@ -304,7 +326,7 @@ mod tests {
         assert!(Figures::default().0.iter().all(Option::is_some));
         let some: Figures = "login:address=5/10s, refresh:account=off".parse().unwrap();
         assert_eq!(some.0[0], "5/10s".parse().ok());
-        assert_eq!((some.0[1], some.0[4]), (Figures::default().0[1], None));
+        assert_eq!((some.0[1], some.0[5]), (Figures::default().0[1], None));
         for (bad, must_say) in [
             ("", "must be on, off, or a list"),
             ("On", "must be on, off, or a list"),
@@ -333,14 +355,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_no_part_of_a_key_and_its_case_does_not_count() {
-        let key = Whom::nobody("Ada Lovelace\n").key();
-        assert_eq!(key, Whom::nobody("ada lovelace\n").key());
+    fn a_name_is_no_part_of_a_key_and_its_spelling_does_not_count() {
+        let key = Whom::name("Kim Straße\n").key();
+        assert_eq!(key, Whom::name("\u{212a}im STRASSE\n").key());
         assert!(
-            key.len() == 39 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
+            key.len() == 37 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
             "{key}"
         );
-        assert_ne!(Whom::nobody("17").key(), Whom::Account(17).key());
+        assert_ne!(Whom::name("17").key(), Whom::Account(17).key());
     }
 
     #[test]

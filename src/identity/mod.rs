@@ -1,19 +1,25 @@
 //! Identity: who an account is, and who may speak for it.
 //!
 //! Owns passwords ([`password`]), tokens and the keys of issuers ([`token`]), what may stand in an account's fields
-//! ([`rules`]), accounts ([`accounts`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
+//! ([`rules`]), accounts ([`accounts`]), the first of them ([`administrator`]), login sessions ([`sessions`]) and how often somebody may try ([`limits`]: all that
 //! it asks Redis); [`import`] brings in the accounts of an existing product. Decides no presence: where a session ends or an
-//! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2).
+//! account changes, the caller tells `presence`. Verifying an access token asks nobody (invariant 2), and what costs CPU is
+//! done off the threads that serve (`workers`).
 
+mod access;
 pub mod accounts;
+pub mod administrator;
+mod clock;
 pub mod import;
 pub mod limits;
 pub mod password;
 pub mod rules;
+mod session_ends;
 pub mod sessions;
 #[cfg(test)]
 mod stage;
 pub mod token;
+mod workers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,14 +34,19 @@ use crate::store::{Store, StoreError, Trail};
 
 pub use crate::store::TrailFilter;
 pub use accounts::{AccountEdit, NewAccount, Registration};
+pub use administrator::{ADMIN, FirstAdministrator, check_admin_password};
 pub use import::{Candidate, Column, Fate};
 pub use limits::{Figures, Limits};
 pub use rules::FieldErrors;
+pub use session_ends::SessionPolicy;
 pub use sessions::{SignedIn, TokenPair};
 pub use token::TokenError;
 
+use access::Signatures;
+use administrator::Administrators;
+use clock::SessionClock;
 use password::Passwords;
-use token::{IssuerSettings, Keyring, Kind};
+use token::{IssuerSettings, Keyring, Leeway};
 
 type Result<T> = std::result::Result<T, IdentityError>;
 
@@ -57,6 +68,9 @@ pub enum IdentityError {
     /// The account may not be present.
     #[error("this account may not sign in")]
     Blocked,
+    /// No account can administer yet, so nobody registers or signs in.
+    #[error("there is no administrator yet")]
+    NoAdministrator,
     /// The change would leave nobody who can administer.
     #[error("this is the last account that can administer")]
     LastAdministrator,
@@ -69,6 +83,9 @@ pub enum IdentityError {
     /// The session that a refresh token names has ended.
     #[error("this session has ended")]
     SessionEnded,
+    /// The session has reached its greatest age and has been ended in SQL; presence must end it too.
+    #[error("this session has reached its greatest age")]
+    SessionTooOld(SessionKey),
     /// A refresh token that is good, but of another session than the caller's.
     #[error("this refresh token belongs to another session")]
     ForeignRefresh,
@@ -81,9 +98,15 @@ pub enum IdentityError {
     /// More passwords wait to be checked than may.
     #[error("too many passwords wait to be checked")]
     Overloaded,
+    /// More tokens of issuers wait to be verified than may.
+    #[error("too many tokens wait to be verified")]
+    TokensOverloaded,
     /// The machine failed: no randomness, no memory, a dead thread.
     #[error("internal failure: {0}")]
     Internal(String),
+    /// The record of an administrator's action could not be written, so the action was not taken.
+    #[error(transparent)]
+    Unrecorded(StoreError),
     /// SQL is away, or failed.
     #[error(transparent)]
     Store(StoreError),
@@ -94,6 +117,7 @@ impl From<StoreError> for IdentityError {
         match error {
             StoreError::Taken { field } => Self::Taken { field },
             StoreError::LastAdministrator => Self::LastAdministrator,
+            StoreError::Unrecorded(_) => Self::Unrecorded(error),
             other => Self::Store(other),
         }
     }
@@ -108,10 +132,14 @@ pub struct Settings {
     pub refresh_ttl: Duration,
     /// For how long after its first use a refresh token may be used again.
     pub refresh_grace: Duration,
+    /// How many sessions an account may have, and how old one may become.
+    pub sessions: SessionPolicy,
     /// The HS256 secret that signs, 32 bytes or more.
     pub secret: String,
     /// Further secrets whose tokens are taken.
     pub trusted_secrets: Vec<String>,
+    /// By how much the clocks of others that sign with these secrets may be off.
+    pub leeway: Leeway,
     /// Identity providers whose access tokens are taken.
     pub issuers: Vec<IssuerSettings>,
 }
@@ -122,7 +150,9 @@ impl fmt::Debug for Settings {
             .field("access_ttl", &self.access_ttl)
             .field("refresh_ttl", &self.refresh_ttl)
             .field("refresh_grace", &self.refresh_grace)
+            .field("sessions", &self.sessions)
             .field("trusted_secrets", &self.trusted_secrets.len())
+            .field("leeway", &self.leeway)
             .field("issuers", &self.issuers)
             .finish_non_exhaustive()
     }
@@ -137,8 +167,11 @@ pub struct Identity {
 struct Inner {
     store: Arc<dyn Store>,
     keyring: Keyring,
+    signatures: Signatures,
     passwords: Passwords,
     limits: Limits,
+    session_clock: SessionClock,
+    administrators: Administrators,
     /// Until when it is known how long hashes that were made elsewhere take.
     pace_learnt: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Whether it has been learnt at all.
@@ -146,24 +179,30 @@ struct Inner {
     access_ttl: Duration,
     refresh_ttl: Duration,
     refresh_grace: Duration,
+    sessions: SessionPolicy,
 }
 
 impl Identity {
     /// Identity over this database, with these limits to what clients may try.
     pub fn new(store: Arc<dyn Store>, settings: &Settings, limits: Limits) -> Self {
-        let keyring =
-            Keyring::new(&settings.secret, &settings.trusted_secrets).with_issuers(&settings.issuers);
+        let keyring = Keyring::new(&settings.secret, &settings.trusted_secrets)
+            .with_leeway(settings.leeway)
+            .with_issuers(&settings.issuers);
         Self {
             inner: Arc::new(Inner {
                 store,
+                signatures: Signatures::of(&keyring),
                 keyring,
                 passwords: Passwords::new(),
+                session_clock: SessionClock::new(limits.live().cloned()),
                 limits,
+                administrators: Administrators::default(),
                 pace_learnt: tokio::sync::Mutex::default(),
                 pace_is_known: AtomicBool::new(false),
                 access_ttl: settings.access_ttl,
                 refresh_ttl: settings.refresh_ttl,
                 refresh_grace: settings.refresh_grace,
+                sessions: settings.sessions,
             }),
         }
     }
@@ -178,22 +217,7 @@ impl Identity {
     /// Enters what this room counts.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.inner.limits.register(registry);
-    }
-
-    /// As [`Self::verify_access`], with the instant at which the token expires.
-    ///
-    /// # Errors
-    /// [`TokenError`].
-    pub fn verify_access_until(&self, token: &str) -> std::result::Result<(SessionKey, Millis), TokenError> {
-        self.inner.keyring.verify_until(token, Kind::Access, now())
-    }
-
-    /// Who speaks by this access token. Asks nobody: neither SQL nor Redis.
-    ///
-    /// # Errors
-    /// [`TokenError`], whose text says what is wrong with it.
-    pub fn verify_access(&self, token: &str) -> std::result::Result<SessionKey, TokenError> {
-        self.inner.keyring.verify(token, Kind::Access, now())
+        self.inner.signatures.register(registry);
     }
 
     /// One account as SQL has it now.
@@ -201,7 +225,11 @@ impl Identity {
         Ok(self.inner.store.account(id).await?)
     }
 
-    /// Notes what an administrator did that is no change of an account; those note themselves.
+    /// Records an administrator's action that SQL takes no part in, before it is taken; actions that change SQL are recorded
+    /// in the transaction that changes it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Unrecorded`], [`IdentityError::Store`]: then the action must not be taken.
     pub async fn add_to_trail(&self, by: &Actor, deed: &Deed) -> Result<()> {
         Ok(self.inner.store.add_to_trail(by, deed).await?)
     }
@@ -212,7 +240,7 @@ impl Identity {
     }
 }
 
-/// The time of this machine: tokens and login sessions live by it (they are no presence; invariant 7 is not theirs).
+/// The time of this machine: tokens carry it. Login sessions go by [`clock::SessionClock`].
 fn now() -> Millis {
     Millis::from_utc(chrono::Utc::now())
 }

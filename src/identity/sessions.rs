@@ -1,7 +1,8 @@
 //! Login sessions: a pair of tokens that SQL can take back.
 //!
 //! Access tokens are good by themselves until they expire, so whoever ends a session here must end it in presence
-//! too; refresh tokens are good only while SQL knows their hash.
+//! too; refresh tokens are good only while SQL knows their hash. Sessions are dated and judged by Redis's clock
+//! (`identity::clock`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use super::password::{Passwords, Verdict};
 use super::token::Kind;
 use super::{Identity, IdentityError, Result, TokenError, now, rules, session_name, span_ms, token_name};
 use crate::model::{Account, Millis, SessionId, SessionKey, UserId};
-use crate::store::{Credentials, NewSession, PasswordHash, RefreshHash, Rotation, RotationRequest, Session};
+use crate::store::{Credentials, NewSession, PasswordHash, RefreshHash, Rotation, RotationRequest};
 
 /// How much of a client's self-description is kept, characters.
 const MAX_USER_AGENT: usize = 256;
@@ -52,14 +53,16 @@ pub struct SignedIn {
     pub tokens: TokenPair,
     /// The session begun.
     pub session: SessionKey,
+    /// Older sessions of the account that ended in SQL to make room: presence must end them too.
+    pub displaced: Vec<SessionId>,
 }
 
 impl Identity {
     /// Checks a name (or e-mail address) and a password, and begins a session. It takes the same time whether or not
-    /// the name is known.
+    /// the name is known, and is counted by the name alone.
     ///
     /// # Errors
-    /// [`IdentityError::TooMany`], [`IdentityError::WrongCredentials`], [`IdentityError::Blocked`],
+    /// [`IdentityError::NoAdministrator`], [`IdentityError::TooMany`], [`IdentityError::WrongCredentials`], [`IdentityError::Blocked`],
     /// [`IdentityError::Overloaded`], [`IdentityError::Store`].
     pub async fn login(
         &self,
@@ -68,20 +71,35 @@ impl Identity {
         password: &str,
         user_agent: Option<String>,
     ) -> Result<SignedIn> {
+        self.login_noting(client, login, password, user_agent, &mut None).await
+    }
+
+    /// As [`Self::login`]. `known` becomes the account that the name belongs to, whatever comes of the login. It is for the
+    /// security log only: no answer may depend on it.
+    ///
+    /// # Errors
+    /// As [`Self::login`].
+    pub async fn login_noting(
+        &self,
+        client: IpAddr,
+        login: &str,
+        password: &str,
+        user_agent: Option<String>,
+        known: &mut Option<UserId>,
+    ) -> Result<SignedIn> {
+        self.require_administrator().await?;
+        let name = Whom::name(login);
         let leave = self.inner.limits.address(Limited::LoginAddress, client).await?;
+        let leave = self.inner.limits.account(Limited::LoginAccount, &name, leave).await?;
+        self.inner.limits.account(Limited::LoginTotal, &name, leave).await?;
         self.learn_pace().await;
         // Twice where the hash changed under our hands: another login may just have replaced an outdated one.
-        let mut leave = Some(leave);
         for _ in 0..2 {
             let found = self.find(login).await?;
-            let whom =
-                found.as_ref().map_or_else(|| Whom::nobody(login), |found| Whom::Account(found.account.id));
-            if let Some(leave) = leave.take() {
-                self.inner.limits.account(Limited::LoginAccount, &whom, leave).await?;
-            }
+            *known = found.as_ref().map(|found| found.account.id);
             let (account, hash) = self.recognise(found, password).await?;
             if let Some(signed_in) = self.begin_session(account, hash, user_agent.as_deref()).await? {
-                self.inner.limits.forgive(Limited::LoginAccount, &whom).await;
+                self.inner.limits.forgive(Limited::LoginAccount, &name).await;
                 return Ok(signed_in);
             }
         }
@@ -149,10 +167,10 @@ impl Identity {
         hash: PasswordHash,
         user_agent: Option<&str>,
     ) -> Result<Option<SignedIn>> {
-        let now = now();
         let sid = SessionId::parse(&session_name()?)
             .ok_or_else(|| IdentityError::Internal("a random name is no session's".into()))?;
-        let tokens = self.mint_pair(account.id, &sid, now)?;
+        let tokens = self.mint_pair(account.id, &sid, now())?;
+        let now = self.inner.session_clock.now().await;
         let new = NewSession {
             sid: sid.clone(),
             user: account.id,
@@ -161,11 +179,12 @@ impl Identity {
             user_agent: user_agent.map(|agent| agent.chars().take(MAX_USER_AGENT).collect()),
             // A password that was changed while this one was being checked lets nobody in.
             password_hash: Some(hash),
+            most_alive: self.inner.sessions.most_alive,
             now,
         };
         let begun = self.inner.store.create_session(&new).await?;
         let session = SessionKey { user: account.id, sid: Some(sid) };
-        Ok(begun.then_some(SignedIn { account, tokens, session }))
+        Ok(begun.map(|begun| SignedIn { account, tokens, session, displaced: begun.displaced }))
     }
 
     /// Learns how long a hash that was made elsewhere takes to verify, before the first login and now and then: until
@@ -205,13 +224,13 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::TooMany`], [`IdentityError::Token`], [`IdentityError::SessionEnded`] (also where the account is gone),
-    /// [`IdentityError::Blocked`], [`IdentityError::Store`]. [`IdentityError::RefreshReused`] has ended the session in
-    /// SQL: the caller must end it in presence, so that its access tokens die at once.
+    /// [`IdentityError::Blocked`], [`IdentityError::Store`]. [`IdentityError::RefreshReused`] and
+    /// [`IdentityError::SessionTooOld`] have ended the session in SQL: the caller must end it in presence, so that its access
+    /// tokens die at once.
     pub async fn refresh(&self, client: IpAddr, refresh: &str) -> Result<TokenPair> {
         let inner = &self.inner;
         let leave = inner.limits.address(Limited::RefreshAddress, client).await?;
-        let now = now();
-        let who = inner.keyring.verify(refresh, Kind::Refresh, now)?;
+        let who = inner.keyring.verify(refresh, Kind::Refresh, now())?;
         // Every refresh token minted here names its session.
         let sid = who.sid.clone().ok_or(TokenError::Elsewhere)?;
         // Only now is it known to be his.
@@ -220,54 +239,24 @@ impl Identity {
         if !account.may_be_present() {
             return Err(IdentityError::Blocked);
         }
-        let tokens = self.mint_pair(who.user, &sid, now)?;
+        let tokens = self.mint_pair(who.user, &sid, now())?;
+        let now = inner.session_clock.now().await;
         let request = RotationRequest {
             sid,
             user: who.user,
             presented: refresh_hash(refresh),
             successor: refresh_hash(&tokens.refresh),
             successor_expires_at: now.plus(span_ms(inner.refresh_ttl)),
+            begun_since: inner.sessions.max_age.map(|age| now.plus(span_ms(age).saturating_neg())),
             now,
             grace_ms: span_ms(inner.refresh_grace),
         };
         match inner.store.rotate_refresh(&request).await? {
             Rotation::Rotated => Ok(tokens),
             Rotation::Reused => Err(IdentityError::RefreshReused(who)),
+            Rotation::TooOld => Err(IdentityError::SessionTooOld(who)),
             Rotation::Ended => Err(IdentityError::SessionEnded),
         }
-    }
-
-    /// Ends the caller's session for a logout, if the refresh token is good and of that very session; otherwise ends
-    /// nothing. Ending an ended one is no error, so that a logout which got half way can be repeated.
-    ///
-    /// # Errors
-    /// [`IdentityError::Token`], [`IdentityError::ForeignRefresh`] (also where the caller's token names no session),
-    /// [`IdentityError::Store`].
-    pub async fn revoke(&self, caller: &SessionKey, refresh: &str) -> Result<()> {
-        let now = now();
-        let named = self.inner.keyring.verify(refresh, Kind::Refresh, now)?;
-        match &named.sid {
-            Some(sid) if named == *caller => {
-                self.inner.store.end_session(caller.user, sid, now).await?;
-                Ok(())
-            }
-            _ => Err(IdentityError::ForeignRefresh),
-        }
-    }
-
-    /// The user's sessions that are alive, newest first.
-    pub async fn sessions(&self, user: UserId) -> Result<Vec<Session>> {
-        Ok(self.inner.store.sessions(user, now()).await?)
-    }
-
-    /// Ends one session of the user; whether it was alive.
-    pub async fn end_session(&self, user: UserId, sid: &SessionId) -> Result<bool> {
-        Ok(self.inner.store.end_session(user, sid, now()).await?)
-    }
-
-    /// Ends every session of the user that is alive, and names them.
-    pub async fn end_sessions(&self, user: UserId) -> Result<Vec<SessionId>> {
-        Ok(self.inner.store.end_sessions(user, now()).await?)
     }
 
     fn mint_pair(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<TokenPair> {
@@ -293,6 +282,9 @@ mod tests {
     use super::super::AccountEdit;
     use super::super::stage::{HERE, admin, identity, registration};
     use super::*;
+    use crate::model::Page;
+
+    const ALL: Page = Page { number: 1, size: 1_000 };
 
     #[tokio::test]
     async fn a_login_by_name_or_address_speaks_for_its_account() {
@@ -306,7 +298,7 @@ mod tests {
             assert_eq!(identity.verify_access(&signed_in.tokens.refresh), Err(TokenError::Kind));
             assert_eq!(signed_in.session.sid.unwrap().as_str().len(), 10);
         }
-        let sessions = identity.sessions(ada.id).await.unwrap();
+        let sessions = identity.sessions(ada.id, ALL).await.unwrap().sessions;
         assert_eq!(sessions.len(), 3);
         assert_eq!(sessions[0].user_agent.as_ref().unwrap().len(), MAX_USER_AGENT);
     }
@@ -384,7 +376,7 @@ mod tests {
         assert!(matches!(refused, Err(IdentityError::ForeignRefresh)));
         let refused = identity.revoke(&phone.session, &phone.tokens.access).await;
         assert!(matches!(refused, Err(IdentityError::Token(TokenError::Kind))));
-        assert_eq!(identity.sessions(phone.account.id).await.unwrap().len(), 2, "nothing has ended");
+        assert_eq!(identity.sessions(phone.account.id, ALL).await.unwrap().total, 2, "nothing has ended");
 
         identity.revoke(&phone.session, &phone.tokens.refresh).await.unwrap();
         identity.revoke(&phone.session, &phone.tokens.refresh).await.unwrap();
@@ -393,7 +385,9 @@ mod tests {
             Err(IdentityError::SessionEnded)
         ));
         identity.refresh(HERE, &laptop.tokens.refresh).await.unwrap();
-        assert!(!identity.end_session(phone.account.id, phone.session.sid.as_ref().unwrap()).await.unwrap());
-        assert_eq!(identity.end_sessions(phone.account.id).await.unwrap(), [laptop.session.sid.unwrap()]);
+        let sid = phone.session.sid.as_ref().unwrap();
+        assert!(!identity.end_session(phone.account.id, sid, None).await.unwrap());
+        let ended = identity.end_sessions(phone.account.id, None).await.unwrap();
+        assert_eq!(ended, [laptop.session.sid.unwrap()]);
     }
 }

@@ -7,7 +7,6 @@ use fred::interfaces::{ClientLike, ConfigInterface, HashesInterface, SortedSetsI
 use fred::types::{InfoKind, Value};
 use fred::util::redis_keyslot;
 
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::stream::{GROUP, parse};
@@ -68,6 +67,18 @@ pub struct MemberPlace {
     skip: u64,
 }
 
+impl MemberPlace {
+    /// The first place at the same deadline.
+    pub(super) fn begun_anew(self) -> Self {
+        Self { skip: 0, ..self }
+    }
+
+    /// The deadline at which the walk goes on, ms; `None` for the beginning.
+    pub(super) fn deadline_ms(&self) -> Option<i64> {
+        self.deadline.parse().ok()
+    }
+}
+
 /// A page of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entries {
@@ -95,7 +106,7 @@ impl Stock {
 impl LiveSet {
     /// Which server has this shard.
     pub async fn server(&self, shard: u32) -> Result<Server> {
-        let key = Keys::of(shard).live();
+        let key = self.keys(shard).live();
         let server = self.topology.of(redis_keyslot(key.as_bytes())).ok_or(LiveError::Down)?;
         let info = self
             .back
@@ -132,17 +143,11 @@ impl LiveSet {
 
     /// The state of a shard.
     pub async fn stock(&self, shard: u32, server: &Server) -> Result<Stock> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let reply: Vec<String> = named::stock
             .run(&self.back, || {
-                let names = vec![
-                    keys.live(),
-                    keys.transitions(),
-                    keys.blocked(),
-                    keys.fence(),
-                    keys.moves(),
-                    keys.epoch(),
-                ];
+                let mut names = keys.of_a_fence().to_vec();
+                names.extend([keys.moves(), keys.epoch()]);
                 (names, vec![Value::from_static_str(GROUP), server.run_id.as_str().into()])
             })
             .await?;
@@ -168,7 +173,7 @@ impl LiveSet {
 
     /// All that Redis holds of each of these users of one shard (`lua/audit.lua`), in their order.
     pub async fn audit(&self, shard: u32, users: &[UserId]) -> Result<Vec<InRedis>> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let mut found = Vec::with_capacity(users.len());
         for chunk in users.chunks(CHUNK) {
             let reply: Vec<String> = named::audit
@@ -199,7 +204,7 @@ impl LiveSet {
                     i64::try_from(from.skip).unwrap_or(i64::MAX).into(),
                     i64::from(most).into(),
                 ];
-                (vec![Keys::of(shard).live()], args)
+                (vec![self.keys(shard).live()], args)
             })
             .await?;
         let pairs: Vec<_> = reply.chunks_exact(2).collect();
@@ -210,6 +215,8 @@ impl LiveSet {
                 Ok(user) if user > 0 && user.to_string() == pair[0] && self.shard_of(user) == shard => {
                     members.users.push(user);
                 }
+                // The mark of a whole live set.
+                Ok(0) if pair[0] == "0" => {}
                 _ => members.strays.push(pair[0].clone()),
             }
         }
@@ -227,7 +234,7 @@ impl LiveSet {
         if members.is_empty() {
             return Ok(Vec::new());
         }
-        let key = Keys::of(shard).live();
+        let key = self.keys(shard).live();
         let scores = self.back.call(&key, |client| {
             let (key, members) = (key.clone(), members.to_vec());
             async move { client.zmscore::<Vec<Option<f64>>, _, _>(key, members).await }
@@ -240,7 +247,7 @@ impl LiveSet {
         let mut found = Vec::with_capacity(sessions.len());
         for chunk in sessions.chunks(AT_ONCE) {
             let asked = chunk.iter().map(|(user, sid)| async move {
-                let key = Keys::of(self.shard_of(*user)).user(*user);
+                let key = self.keys(self.shard_of(*user)).user(*user);
                 let there = self.back.call(&key, |client| {
                     let (key, field) = (key.clone(), format!("s:{}", sid.as_str()));
                     async move { client.hexists::<bool, _, _>(key, field).await }
@@ -259,7 +266,7 @@ impl LiveSet {
     /// A page of the stream, oldest first, at most `most` entries.
     pub async fn entries(&self, shard: u32, from: Option<EntryPlace>, most: u32) -> Result<Entries> {
         let start = from.map_or("-".to_string(), |place| format!("({}", place.0));
-        let key = Keys::of(shard).transitions();
+        let key = self.keys(shard).transitions();
         let range = self.back.call(&key, |client| {
             let (key, start) = (key.clone(), start.clone());
             async move { client.xrange::<Vec<Value>, _, _, _>(key, start, "+", Some(u64::from(most))).await }

@@ -63,7 +63,7 @@ impl ExpiryEvents {
             reconnections: subscriber.reconnect_rx(),
             keeper: subscriber.manage_subscriptions(),
             channel: format!("__keyevent@{}__:expired", live.topology.database()),
-            canary: Keys::canary(&live.options.instance, 0),
+            canary: live.keys(0).canary(&live.options.instance, 0),
             live: live.clone(),
             server,
             subscriber,
@@ -87,7 +87,7 @@ impl ExpiryEvents {
         self.subscriber.subscribe(self.channel.as_str()).await?;
         // Chosen anew each time: slots move.
         self.canary =
-            self.live.key_at(&self.server, |number| Keys::canary(&self.live.options.instance, number))?;
+            self.live.key_at(&self.server, |n| self.live.keys(0).canary(&self.live.options.instance, n))?;
         let written = self.live.back.call_at(&self.server, |client| {
             let (key, bound) = (self.canary.clone(), Some(Expiration::PX(CANARY_TTL_MS)));
             async move { client.set::<(), _, _>(key, "", bound, None, false).await }
@@ -141,7 +141,10 @@ impl ExpiryEvents {
                 },
                 event = self.events.recv() => match event {
                     Ok(event) => {
-                        if let Some((shard, user)) = event.key.as_str().and_then(Keys::parse_user)
+                        if let Some((shard, user)) = event
+                            .key
+                            .as_str()
+                            .and_then(|key| Keys::parse_user(&self.live.options.prefix, key))
                             && self.live.shards().contains(&shard)
                         {
                             return Event::Expired { shard, user };

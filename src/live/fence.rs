@@ -4,21 +4,22 @@
 //! `presence:{S}:fence` says how far into SQL's log of account changes `blocked` is complete. `presence:{S}:moves` counts
 //! what `blocked` was told: whoever asks SQL notes it before, and `lua/block.lua` takes the answer only if nobody else
 //! told anything meanwhile. A fence stands in the life of the server in which it was raised. Where none stands Redis was
-//! restarted or has lost its data: nobody becomes newly present and no deadline is claimed until somebody has looked
-//! whether all is there. What is whole is taken over; otherwise the fence is built anew, and where later data are known to
+//! restarted or has lost data: nobody becomes newly present and no deadline is claimed until an instance has compared Redis
+//! with SQL. The same holds where one of the keys that belong together (`blocked`, `ended`, `live`, `transitions`, `fence`)
+//! was evicted or deleted (invariant 13). What is whole is taken over; otherwise the fence is built anew, and where later data are known to
 //! have been there the deadlines wait for a TTL, for they may have been overtaken.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fred::interfaces::{KeysInterface, SetsInterface};
-use fred::types::{Expiration, SetOptions, Value};
+use fred::types::Value;
 
 use super::Result;
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
-use crate::model::{Millis, SessionId, UserId};
+use super::stream::GROUP;
+use crate::model::{Millis, SessionId, StreamId, UserId};
 
 /// How long a builder may be silent before another begins anew.
 const BUILDING_MS: i64 = 2_000;
@@ -36,6 +37,8 @@ pub struct Fence {
     pub moves: String,
     /// The latest instant of which Redis's data tell that it was written to, ms; 0 for never.
     pub newest: Millis,
+    /// Whether the shard had a fence, in whatever life, and has lost the live set or the stream since.
+    pub is_damaged: bool,
 }
 
 /// A fence of a former life.
@@ -47,6 +50,30 @@ pub struct FormerFence {
     /// something.
     pub is_whole: bool,
     value: String,
+}
+
+/// What is known of data that Redis has lost, when its fence is raised again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loss {
+    /// For how long no deadline is claimed from now on; zero where no heartbeat was lost.
+    pub hold: Duration,
+    /// The last moment at which the lost data are known to have served; 0 where none were lost.
+    pub served_until: Millis,
+    /// The newest stream id that SQL holds, of whatever shard: the ids go on above it.
+    pub newest_in_sql: Option<StreamId>,
+}
+
+/// What [`LiveSet::check`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// Account and session are good.
+    Good,
+    /// The account may not be present.
+    Blocked,
+    /// The session has ended.
+    SessionEnded,
+    /// Redis was restarted or has lost data, and cannot tell before its fence is raised again.
+    Unfenced,
 }
 
 /// What SQL says of an account.
@@ -73,15 +100,17 @@ impl Verdict {
 impl LiveSet {
     /// The state of a shard's fence (`lua/fence.lua`).
     pub async fn fence(&self, shard: u32) -> Result<Fence> {
-        let keys = Keys::of(shard);
-        let reply: [String; 5] = named::fence
+        let keys = self.keys(shard);
+        let reply: [String; 6] = named::fence
             .run::<Vec<String>>(&self.back, || {
-                (vec![keys.fence(), keys.moves(), keys.heard(), keys.transitions()], vec![])
+                let mut names = keys.of_a_fence().to_vec();
+                names.extend([keys.moves(), keys.heard()]);
+                (names, vec![])
             })
             .await?
             .try_into()
             .map_err(|_| unexpected("fence", "its length"))?;
-        let [cursor, former, moves, heard, newest] = reply;
+        let [cursor, former, moves, heard, newest, damaged] = reply;
         let instant = |text: &str| text.parse().map(Millis).map_err(|_| unexpected("fence", "no number"));
         let (heard, newest) = (instant(&heard)?, instant(&newest)?);
         let known = self.heard(shard);
@@ -95,6 +124,7 @@ impl LiveSet {
             former,
             moves,
             newest: heard.max(newest),
+            is_damaged: damaged == "1",
         })
     }
 
@@ -112,10 +142,11 @@ impl LiveSet {
         moves: &str,
         verdicts: &[(UserId, Verdict)],
     ) -> Result<Option<u64>> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let evicted: i64 = named::block
             .run(&self.back, || {
-                let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.moves()];
+                let mut names =
+                    vec![keys.live(), keys.transitions(), keys.blocked(), keys.moves(), keys.lent()];
                 names.extend(verdicts.iter().map(|(user, _)| keys.user(*user)));
                 let mut args: Vec<Value> = vec![self.ttl_ms().into(), moves.into()];
                 for (user, verdict) in verdicts {
@@ -130,14 +161,7 @@ impl LiveSet {
     /// Takes the building of a shard's fence upon this process, for some seconds at a time; `false` where another is at
     /// it. The token raises it, as long as that shard's Redis loses no data.
     pub async fn begin_fence(&self, shard: u32, token: &str) -> Result<bool> {
-        let key = Keys::of(shard).building();
-        let set = self.back.call(&key, |client| {
-            let (key, token) = (key.clone(), token.to_owned());
-            let (bound, only_first) = (Some(Expiration::PX(BUILDING_MS)), Some(SetOptions::NX));
-            async move { client.set::<Option<String>, _, _>(key, token, bound, only_first, false).await }
-        });
-        // Sent twice, the second finds the first.
-        Ok(set.await??.is_some() || self.builder(shard).await?.as_deref() == Some(token))
+        self.take_turn(&self.keys(shard).building(), token, BUILDING_MS).await
     }
 
     /// Goes on building; `false` where one of the shards has lost data, or another has taken it over.
@@ -146,7 +170,7 @@ impl LiveSet {
             if self.builder(*shard).await?.as_deref() != Some(token) {
                 return Ok(false);
             }
-            let key = Keys::of(*shard).building();
+            let key = self.keys(*shard).building();
             let renewal = self.back.call(&key, |client| {
                 let key = key.clone();
                 async move { client.pexpire::<(), _>(key, BUILDING_MS, None).await }
@@ -161,7 +185,7 @@ impl LiveSet {
     pub async fn end_fence(&self, token: &str) -> Result<()> {
         let endings = self.shards().map(|shard| async move {
             if self.builder(shard).await?.as_deref() == Some(token) {
-                let key = Keys::of(shard).building();
+                let key = self.keys(shard).building();
                 let deletion = self.back.call(&key, |client| {
                     let key = key.clone();
                     async move { client.del::<(), _>(key).await }
@@ -180,7 +204,7 @@ impl LiveSet {
 
     /// The token under which a shard's fence is being built.
     async fn builder(&self, shard: u32) -> Result<Option<String>> {
-        let key = Keys::of(shard).building();
+        let key = self.keys(shard).building();
         let held = self.back.call(&key, |client| {
             let key = key.clone();
             async move { client.get::<Option<String>, _>(key).await }
@@ -189,29 +213,33 @@ impl LiveSet {
     }
 
     /// Raises a shard's fence at `cursor` (`lua/raise.lua`); whether it stands. It does not where Redis has lost data
-    /// since [`Self::begin_fence`] gave the token. No deadline is claimed for `hold` from then on.
-    pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str, hold: Duration) -> Result<bool> {
-        self.set_fence(shard, ["build", cursor, token], hold).await
+    /// since [`Self::begin_fence`] gave the token.
+    pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str, loss: &Loss) -> Result<bool> {
+        self.set_fence(shard, ["build", cursor, token], loss).await
     }
 
     /// Moves a shard's fence along the log, from one cursor to another; whether it was still there.
     pub async fn move_fence(&self, shard: u32, from: &str, to: &str) -> Result<bool> {
-        self.set_fence(shard, ["move", to, from], Duration::ZERO).await
+        self.set_fence(shard, ["move", to, from], &Loss::default()).await
     }
 
     /// Lets the fence of a former life stand in this one; whether it was still there.
     pub async fn adopt_fence(&self, shard: u32, former: &FormerFence) -> Result<bool> {
-        self.set_fence(shard, ["adopt", &former.cursor, &former.value], Duration::ZERO).await
+        self.set_fence(shard, ["adopt", &former.cursor, &former.value], &Loss::default()).await
     }
 
-    async fn set_fence(&self, shard: u32, args: [&str; 3], hold: Duration) -> Result<bool> {
-        let keys = Keys::of(shard);
-        let hold_ms = i64::try_from(hold.as_millis()).unwrap_or(i64::MAX);
+    async fn set_fence(&self, shard: u32, args: [&str; 3], loss: &Loss) -> Result<bool> {
+        let keys = self.keys(shard);
+        let hold_ms = i64::try_from(loss.hold.as_millis()).unwrap_or(i64::MAX);
         let done: i64 = named::raise
             .run(&self.back, || {
+                let mut names = keys.of_a_fence().to_vec();
+                names.extend([keys.building(), keys.hold(), keys.lost()]);
                 let mut args = args.map(Value::from).to_vec();
-                args.push(hold_ms.into());
-                (vec![keys.fence(), keys.building(), keys.hold()], args)
+                let floor = loss.newest_in_sql.map_or_else(String::new, |id| id.to_string());
+                args.extend([hold_ms.into(), loss.served_until.0.into(), floor.into()]);
+                args.push(Value::from_static_str(GROUP));
+                (names, args)
             })
             .await?;
         Ok(done == 1)
@@ -225,30 +253,47 @@ impl LiveSet {
         from: Option<String>,
         most: u32,
     ) -> Result<(Vec<UserId>, Option<String>)> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let from = from.unwrap_or_else(|| "0".to_owned());
         let reply: Vec<String> = named::blocked
             .run(&self.back, || (vec![keys.blocked()], vec![from.as_str().into(), i64::from(most).into()]))
             .await?;
         let (next, members) = reply.split_first().ok_or_else(|| unexpected("blocked", "no place"))?;
         let next = Some(next.clone()).filter(|next| next != "0");
-        Ok((members.iter().filter_map(|member| member.parse().ok()).collect(), next))
+        // 0 is the mark of a whole set.
+        let users = members.iter().filter_map(|member| member.parse().ok()).filter(|user| *user > 0);
+        Ok((users.collect(), next))
     }
 
-    /// Whether the fence holds this account, or the session has ended: what a request that is no activity asks.
-    pub async fn refuses(&self, user: UserId, sid: Option<&SessionId>) -> Result<(bool, bool)> {
-        let keys = Keys::of(self.shard_of(user));
-        let (fence, mark) = (keys.blocked(), keys.ended(sid));
-        let blocked = self.front.call(&fence, |client| {
-            let fence = fence.clone();
-            async move { client.sismember::<bool, _, _>(fence, user).await }
+    /// Which of these users of one shard its fence holds, in their order.
+    pub async fn are_blocked(&self, shard: u32, users: &[UserId]) -> Result<Vec<bool>> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = self.keys(shard).blocked();
+        let members = self.back.call(&key, |client| {
+            let (key, users) = (key.clone(), users.to_vec());
+            async move { client.smismember::<Vec<bool>, _, _>(key, users).await }
         });
-        let ended = self.front.call(&mark, |client| {
-            let mark = mark.clone();
-            async move { client.exists::<bool, _>(mark).await }
-        });
-        let (blocked, ended) = tokio::join!(Box::pin(blocked), Box::pin(ended));
-        Ok((blocked??, ended?? && sid.is_some()))
+        Ok(members.await??)
+    }
+
+    /// Whether account and session are still good, for a request that is no activity (`lua/check.lua`).
+    pub async fn check(&self, user: UserId, sid: Option<&SessionId>) -> Result<Checked> {
+        let keys = self.keys(self.shard_of(user));
+        let reply: i64 = named::check
+            .run(&self.front, || {
+                let sid = sid.map_or("", SessionId::as_str);
+                (keys.of_a_fence().to_vec(), vec![user.into(), sid.into()])
+            })
+            .await?;
+        match reply {
+            0 => Ok(Checked::Good),
+            -1 => Ok(Checked::Blocked),
+            -2 => Ok(Checked::SessionEnded),
+            -3 => Ok(Checked::Unfenced),
+            other => Err(unexpected("check", other)),
+        }
     }
 
     /// Ends sessions that SQL knows to have ended, many in one call. Where a shard cannot be told, the others are all the same.

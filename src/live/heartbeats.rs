@@ -13,10 +13,17 @@ use super::live_set::{LiveSet, split_now, unexpected};
 use super::packed::Packed;
 use super::scripts::named;
 use super::{LiveError, Result};
+use crate::model::limit::Limit;
 use crate::model::{HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey};
 
 /// What a heartbeat's key, user and field are long together, bytes: a guess that saves growing.
 const BYTES_EACH: usize = 96;
+
+/// How often a user's heartbeats may change the status: each change is a row of history for ever, and an event for every
+/// watcher.
+const STATUS_CHANGES: Limit = Limit::per_minute(10);
+/// By how much Redis's clock must have gone back to be taken for set back, ms.
+const CLOCK_STEP_MS: i64 = 5_000;
 
 /// One heartbeat of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +56,7 @@ impl LiveSet {
         batch: &[Heartbeat],
     ) -> Result<(Millis, Vec<Option<OnlineStatus>>)> {
         let (now, heard, letters): (i64, i64, String) =
-            named::heartbeat.run(&self.front, || steady(shard, self.ttl_ms(), batch)).await?;
+            named::heartbeat.run(&self.front, || steady(self.keys(shard), self.ttl_ms(), batch)).await?;
         self.has_heard(shard, Millis(heard));
         let renewed = letters.chars().map(|letter| match letter {
             'o' => Ok(Some(OnlineStatus::Online)),
@@ -64,7 +71,7 @@ impl LiveSet {
     /// Records heartbeats of one shard by which something changes, or may (`lua/arrive.lua`): the instant of the batch,
     /// and one outcome each, in order.
     pub async fn arrive(&self, shard: u32, batch: &[Heartbeat]) -> Result<(Millis, Vec<HeartbeatOutcome>)> {
-        let reply: Vec<i64> = named::arrive.run(&self.front, || arrival(shard, self.ttl_ms(), batch)).await?;
+        let reply: Vec<i64> = named::arrive.run(&self.front, || self.arrival(shard, batch)).await?;
         let (now, rest) = split_now(&reply, "arrive")?;
         let (heard, codes) = split_now(rest, "arrive")?;
         self.has_heard(shard, heard);
@@ -80,13 +87,44 @@ impl LiveSet {
         of_length(batch, outcomes, "arrive").map(|outcomes| (now, outcomes))
     }
 
+    /// Keys and arguments of `lua/arrive.lua`.
+    fn arrival(&self, shard: u32, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>) {
+        let keys = self.keys(shard);
+        let mut names = keys.of_a_fence().to_vec();
+        names.extend([keys.hold(), keys.heard(), keys.lent()]);
+        let mut args: Vec<Value> = vec![
+            self.ttl_ms().into(),
+            i64::from(self.options.max_sessions).into(),
+            STATUS_CHANGES.interval_us().into(),
+            STATUS_CHANGES.tolerance_us().into(),
+        ];
+        for beat in batch {
+            names.push(keys.user(beat.who.user));
+            args.extend([
+                beat.who.user.into(),
+                Value::from(sid(beat)),
+                Value::from_static_str(beat.word.as_str()),
+            ]);
+        }
+        (names, args)
+    }
+
     /// Notes that this shard's Redis knew of heartbeats at that instant.
     pub(super) fn has_heard(&self, shard: u32, at: Millis) {
         let heard = &self.heard[shard as usize];
-        // Written only where it changes: a few times a second.
-        if heard.load(Ordering::Relaxed) < at.0 {
+        let known = heard.load(Ordering::Relaxed);
+        // Written only where it changes: a few times a second. One that lies far ahead is from before Redis's clock was
+        // set back.
+        if known > at.0.saturating_add(CLOCK_STEP_MS) && at.0 > 0 {
+            heard.store(at.0, Ordering::Relaxed);
+        } else if known < at.0 {
             heard.fetch_max(at.0, Ordering::Relaxed);
         }
+    }
+
+    /// The latest instant at which this shard's Redis is known to have taken heartbeats; 0 for never.
+    pub fn last_heard(&self, shard: u32) -> Millis {
+        self.heard(shard)
     }
 
     /// The latest instant of which [`Self::has_heard`] was told.
@@ -96,8 +134,8 @@ impl LiveSet {
 }
 
 /// Keys and arguments of `lua/heartbeat.lua`.
-fn steady(shard: u32, ttl_ms: i64, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>) {
-    let (keys, prefix) = (Keys::of(shard), Keys::of(shard).user_prefix());
+fn steady(keys: Keys<'_>, ttl_ms: i64, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>) {
+    let prefix = keys.user_prefix();
     let mut packed = Packed::with_capacity(2 + 3 * batch.len(), BYTES_EACH * batch.len());
     for beat in batch {
         packed.part(|text| {
@@ -115,26 +153,10 @@ fn steady(shard: u32, ttl_ms: i64, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>
         });
     }
     let (users, args) = packed.split(batch.len());
-    let mut names = Vec::with_capacity(3 + users.len());
-    names.extend([keys.live(), keys.fence(), keys.heard()]);
+    let mut names = Vec::with_capacity(6 + users.len());
+    names.extend(keys.of_a_fence());
+    names.push(keys.heard());
     names.extend(users);
-    (names, args)
-}
-
-/// Keys and arguments of `lua/arrive.lua`.
-fn arrival(shard: u32, ttl_ms: i64, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>) {
-    let keys = Keys::of(shard);
-    let mut names =
-        vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence(), keys.hold(), keys.heard()];
-    let mut args: Vec<Value> = vec![ttl_ms.into()];
-    for beat in batch {
-        names.extend([keys.user(beat.who.user), keys.ended(beat.who.sid.as_ref())]);
-        args.extend([
-            beat.who.user.into(),
-            Value::from(sid(beat)),
-            Value::from_static_str(beat.word.as_str()),
-        ]);
-    }
     (names, args)
 }
 

@@ -2,17 +2,19 @@
 
 use fred::types::Key;
 
-use crate::model::{SessionId, UserId};
+use crate::model::UserId;
 
 /// Key names of one shard; the tag in braces puts them all into one slot of a cluster.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Keys {
+pub(super) struct Keys<'a> {
+    prefix: &'a str,
     shard: u32,
 }
 
-impl Keys {
-    pub(super) const fn of(shard: u32) -> Self {
-        Self { shard }
+impl<'a> Keys<'a> {
+    /// Names that begin with `prefix`, of this shard.
+    pub(super) const fn new(prefix: &'a str, shard: u32) -> Self {
+        Self { prefix, shard }
     }
 
     /// The presence key of a user: hash, its TTL the time left.
@@ -22,12 +24,12 @@ impl Keys {
 
     /// What stands before the id in [`Self::user`].
     pub(super) fn user_prefix(self) -> String {
-        format!("presence:{{{}}}:user:", self.shard)
+        format!("{}:{{{}}}:user:", self.prefix, self.shard)
     }
 
-    /// The mark of a session that was logged out; one never set stands for tokens without `sid`.
-    pub(super) fn ended(self, sid: Option<&SessionId>) -> Key {
-        format!("presence:{{{}}}:ended:{}", self.shard, sid.map_or("", SessionId::as_str)).into()
+    /// The sessions that have ended, with the instant until which each is remembered.
+    pub(super) fn ended(self) -> Key {
+        self.named("ended")
     }
 
     pub(super) fn live(self) -> Key {
@@ -51,6 +53,11 @@ impl Keys {
         self.named("moves")
     }
 
+    /// The keys by which a script knows whether the fence stands and the shard is whole, in the order in which it takes them.
+    pub(super) fn of_a_fence(self) -> [Key; 5] {
+        [self.live(), self.transitions(), self.blocked(), self.ended(), self.fence()]
+    }
+
     /// A recent instant at which heartbeats were taken.
     pub(super) fn heard(self) -> Key {
         self.named("heard")
@@ -66,6 +73,16 @@ impl Keys {
         self.named("building")
     }
 
+    /// The last moment at which data that were lost since are known to have served.
+    pub(super) fn lost(self) -> Key {
+        self.named("lost")
+    }
+
+    /// Users whose presence an administrator lent.
+    pub(super) fn lent(self) -> Key {
+        self.named("lent")
+    }
+
     pub(super) fn epoch(self) -> Key {
         self.named("epoch")
     }
@@ -75,34 +92,49 @@ impl Keys {
         self.named("flush")
     }
 
-    /// How many shards this Redis has been used with; in the first one, which there is always.
-    pub(super) fn shards() -> Key {
-        Self::of(0).named("shards")
+    /// Whose turn it is to compare presence keys with the live set.
+    pub(super) fn verify_turn(self) -> Key {
+        self.named("verify")
+    }
+
+    /// How many shards this Redis has been used with; in shard 0, which always exists.
+    pub(super) fn shards(self) -> Key {
+        self.named("shards")
+    }
+
+    /// The installation that this Redis belongs to; in shard 0.
+    pub(super) fn installation(self) -> Key {
+        self.named("installation")
+    }
+
+    /// The largest account id that SQL is known to have given; in shard 0.
+    pub(super) fn largest_id(self) -> Key {
+        self.named("largest_id")
     }
 
     /// Written by a process that wants to know whether Redis takes writes; gone a millisecond later. The number is
     /// chosen so that it lies at the server that is asked.
-    pub(super) fn probe(instance: &str, number: u32) -> Key {
-        format!("presence:probe:{instance}:{number}").into()
+    pub(super) fn probe(self, instance: &str, number: u32) -> Key {
+        format!("{}:probe:{instance}:{number}", self.prefix).into()
     }
 
     /// Written by a process that wants to know whether a server publishes expiries; the number as in [`Self::probe`].
-    pub(super) fn canary(instance: &str, number: u32) -> Key {
-        format!("presence:canary:{instance}:{number}").into()
+    pub(super) fn canary(self, instance: &str, number: u32) -> Key {
+        format!("{}:canary:{instance}:{number}", self.prefix).into()
     }
 
     /// The count against a limit: a slot of its own on a cluster, for no script touches two of them.
-    pub(super) fn limit(name: &str) -> Key {
-        format!("presence:limit:{name}").into()
+    pub(super) fn limit(self, name: &str) -> Key {
+        format!("{}:limit:{name}", self.prefix).into()
     }
 
     fn named(self, name: &str) -> Key {
-        format!("presence:{{{}}}:{name}", self.shard).into()
+        format!("{}:{{{}}}:{name}", self.prefix, self.shard).into()
     }
 
-    /// Reads shard and user off a presence key; `None` for any other key.
-    pub(super) fn parse_user(key: &str) -> Option<(u32, UserId)> {
-        let (shard, user) = key.strip_prefix("presence:{")?.split_once("}:user:")?;
+    /// Reads shard and user off a presence key with this prefix; `None` for any other key.
+    pub(super) fn parse_user(prefix: &str, key: &str) -> Option<(u32, UserId)> {
+        let (shard, user) = key.strip_prefix(prefix)?.strip_prefix(":{")?.split_once("}:user:")?;
         Some((shard.parse().ok()?, user.parse().ok()?))
     }
 }
@@ -113,15 +145,16 @@ mod tests {
 
     #[test]
     fn a_presence_key_is_read_back_as_it_was_written() {
-        let key = Keys::of(63).user(1_234_567_890_123);
-        assert_eq!(key.as_str(), Some("presence:{63}:user:1234567890123"));
-        assert_eq!(Keys::parse_user(key.as_str().unwrap()), Some((63, 1_234_567_890_123)));
+        let key = Keys::new("staging", 63).user(1_234_567_890_123);
+        assert_eq!(key.as_str(), Some("staging:{63}:user:1234567890123"));
+        assert_eq!(Keys::parse_user("staging", key.as_str().unwrap()), Some((63, 1_234_567_890_123)));
+        assert_eq!(Keys::parse_user("presence", key.as_str().unwrap()), None);
     }
 
     #[test]
     fn other_keys_are_nobodys() {
         for key in ["presence:{0}:live", "presence:{0}:user:", "presence:{0}:user:x", "user:1", ""] {
-            assert_eq!(Keys::parse_user(key), None, "{key}");
+            assert_eq!(Keys::parse_user("presence", key), None, "{key}");
         }
     }
 }

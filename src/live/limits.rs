@@ -3,7 +3,6 @@
 use fred::interfaces::KeysInterface;
 
 use super::Result;
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use crate::model::limit::{Limit, Taken};
@@ -13,7 +12,10 @@ impl LiveSet {
     pub async fn limit(&self, name: &str, limit: Limit) -> Result<Taken> {
         let reply: Vec<i64> = named::limit
             .run(&self.front, || {
-                (vec![Keys::limit(name)], vec![limit.interval_us().into(), limit.tolerance_us().into()])
+                (
+                    vec![self.keys(0).limit(name)],
+                    vec![limit.interval_us().into(), limit.tolerance_us().into()],
+                )
             })
             .await?;
         match reply[..] {
@@ -24,7 +26,7 @@ impl LiveSet {
 
     /// Forgets what was counted against the limit of this name.
     pub async fn forgive(&self, name: &str) -> Result<()> {
-        let key = Keys::limit(name);
+        let key = self.keys(0).limit(name);
         let deletion = self.front.call(&key, |client| {
             let key = key.clone();
             async move { client.del::<(), _>(key).await }

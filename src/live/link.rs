@@ -127,6 +127,18 @@ impl Link {
         }
     }
 
+    /// [`Self::call_at`] for what is asked before the gate opens.
+    pub(super) async fn call_at_before_ready<T, F>(
+        &self,
+        server: &Server,
+        command: impl Fn(Client) -> F,
+    ) -> Result<std::result::Result<T, Error>>
+    where
+        F: Future<Output = std::result::Result<T, Error>>,
+    {
+        self.inner.run(server, &command).await
+    }
+
     /// Runs a command on this very server.
     pub(super) async fn call_at<T, F>(
         &self,

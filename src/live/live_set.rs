@@ -1,12 +1,13 @@
 //! The live set: who is present, by whose word, until when.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
 use fred::types::{SetOptions, Value};
 use fred::util::redis_keyslot;
+use tokio::sync::watch;
 
 use super::keys::Keys;
 use super::link::Link;
@@ -17,7 +18,7 @@ use super::{LiveError, Options, Result};
 use crate::model::{Millis, OnlineStatus, SessionId, UserId};
 
 /// Between two attempts to learn whether Redis is the right one.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The live set in Redis; clones share connections.
 ///
@@ -32,6 +33,12 @@ pub struct LiveSet {
     pub(super) topology: Topology,
     pub(super) options: Options,
     gate: Arc<AtomicBool>,
+    /// The id of the installation, as SQL has it.
+    pub(super) installation: Arc<OnceLock<String>>,
+    /// Whether Redis is known to hold the same.
+    pub(super) verified: Arc<watch::Sender<bool>>,
+    /// The policy by which Redis may evict keys, if it does.
+    pub(super) evicts: Arc<watch::Sender<Option<String>>>,
     /// By shard, the latest instant at which Redis is known to have taken heartbeats, ms: what it must still know of
     /// after a restart.
     pub(super) heard: Arc<[AtomicI64]>,
@@ -63,6 +70,9 @@ impl LiveSet {
             blocking: (!topology.is_cluster()).then(|| link(super::stream::BLOCK)),
             topology,
             gate,
+            installation: Arc::default(),
+            verified: Arc::new(watch::Sender::new(false)),
+            evicts: Arc::new(watch::Sender::new(None)),
             heard: (0..options.shards).map(|_| AtomicI64::new(0)).collect(),
             options,
         })
@@ -112,10 +122,14 @@ impl LiveSet {
             self.connected().await;
             match self.settle_shards().await {
                 Ok(found) if found == self.options.shards => {
+                    self.look_for_eviction().await;
                     self.gate.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
-                Ok(found) => return Err(LiveError::Shards { asked: self.options.shards, found }),
+                Ok(found) => {
+                    let prefix = self.options.prefix.clone();
+                    return Err(LiveError::Shards { asked: self.options.shards, found, prefix });
+                }
                 Err(LiveError::Down | LiveError::Timeout | LiveError::Refused(_)) => {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
@@ -129,9 +143,10 @@ impl LiveSet {
     pub async fn visit(&self) -> Result<Option<u32>> {
         loop {
             self.connected().await;
-            let key = Keys::shards();
-            let get = self.front.call_before_ready(&key, |client| async move {
-                client.get::<Option<u32>, _>(Keys::shards()).await
+            let key = self.keys(0).shards();
+            let get = self.front.call_before_ready(&key, |client| {
+                let key = key.clone();
+                async move { client.get::<Option<u32>, _>(key).await }
             });
             match get.await {
                 Ok(Ok(found)) => {
@@ -150,17 +165,29 @@ impl LiveSet {
         }
     }
 
+    /// From now on every call finds Redis away.
+    pub(super) fn close_gate(&self) {
+        self.gate.store(false, Ordering::Relaxed);
+    }
+
     /// Notes with how many shards this Redis is used; returns with how many it was before.
     async fn settle_shards(&self) -> Result<u32> {
-        let (ours, key) = (i64::from(self.options.shards), Keys::shards());
-        let set = self.front.call_before_ready(&key, |client| async move {
-            client.set::<(), _, _>(Keys::shards(), ours, None, Some(SetOptions::NX), false).await
+        let (ours, key) = (i64::from(self.options.shards), self.keys(0).shards());
+        let set = self.front.call_before_ready(&key, |client| {
+            let key = key.clone();
+            async move { client.set::<(), _, _>(key, ours, None, Some(SetOptions::NX), false).await }
         });
         set.await??;
-        let get = self
-            .front
-            .call_before_ready(&key, |client| async move { client.get::<u32, _>(Keys::shards()).await });
+        let get = self.front.call_before_ready(&key, |client| {
+            let key = key.clone();
+            async move { client.get::<u32, _>(key).await }
+        });
         Ok(get.await??)
+    }
+
+    /// The names of a shard's keys.
+    pub(super) fn keys(&self, shard: u32) -> Keys<'_> {
+        Keys::new(&self.options.prefix, shard)
     }
 
     /// The shard that holds a user.
@@ -176,7 +203,7 @@ impl LiveSet {
     /// The shards that lie at the same server as this one, as far as is known: what befalls one befalls all. In order.
     pub fn neighbours(&self, shard: u32) -> Vec<u32> {
         let map = self.topology.map();
-        let server = |shard: u32| map.of(redis_keyslot(Keys::of(shard).live().as_bytes()));
+        let server = |shard: u32| map.of(redis_keyslot(self.keys(shard).live().as_bytes()));
         let here = server(shard);
         self.shards().filter(|other| *other == shard || (here.is_some() && server(*other) == here)).collect()
     }
@@ -213,14 +240,14 @@ impl LiveSet {
         sessions: &[(UserId, SessionId)],
         expires_at: Millis,
     ) -> Result<()> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<i64> = named::leave
             .run(link, || {
-                let mut names = vec![keys.live(), keys.transitions()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.ended(), keys.lent()];
                 let mut args: Vec<Value> = vec![self.ttl_ms().into(), ended_ttl_ms.into()];
                 for (user, sid) in sessions {
-                    names.extend([keys.user(*user), keys.ended(Some(sid))]);
+                    names.push(keys.user(*user));
                     args.extend([(*user).into(), sid.as_str().into(), expires_at.0.into()]);
                 }
                 (names, args)
@@ -231,11 +258,11 @@ impl LiveSet {
 
     /// Sets a user's status for an administrator (`lua/set_status.lua`).
     pub async fn set_status(&self, user: UserId, to: OnlineStatus) -> Result<StatusOutcome> {
-        let keys = Keys::of(self.shard_of(user));
+        let keys = self.keys(self.shard_of(user));
         let reply: i64 = named::set_status
             .run(&self.front, || {
-                let names =
-                    vec![keys.live(), keys.transitions(), keys.blocked(), keys.fence(), keys.user(user)];
+                let mut names = keys.of_a_fence().to_vec();
+                names.extend([keys.lent(), keys.user(user)]);
                 (names, vec![user.into(), Value::from_static_str(to.as_str()), self.ttl_ms().into()])
             })
             .await?;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -27,7 +26,7 @@ impl LiveSet {
     /// Where none of them can be asked.
     pub async fn measure(&self) -> Result<Measures> {
         let calls = self.shards().map(|shard| async move {
-            let keys = Keys::of(shard);
+            let keys = self.keys(shard);
             named::measure
                 .run::<Vec<u64>>(&self.back, || (vec![keys.live(), keys.transitions()], vec![]))
                 .await

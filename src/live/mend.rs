@@ -3,7 +3,6 @@
 use fred::types::Value;
 
 use super::Result;
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use crate::model::audit::LONGEST_TTL_MS;
@@ -45,12 +44,12 @@ pub enum Mended {
 impl LiveSet {
     /// Puts right what Redis holds of these users of one shard (`lua/mend.lua`); one outcome each, in their order.
     pub async fn mend(&self, shard: u32, users: &[Mend]) -> Result<Vec<Mended>> {
-        let keys = Keys::of(shard);
+        let keys = self.keys(shard);
         let mut outcomes = Vec::with_capacity(users.len());
         for chunk in users.chunks(CHUNK) {
             let reply: Vec<i64> = named::mend
                 .run(&self.back, || {
-                    let mut names = vec![keys.live(), keys.transitions(), keys.blocked()];
+                    let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.lent()];
                     names.extend(chunk.iter().map(|mend| keys.user(mend.user)));
                     let mut args: Vec<Value> = vec![self.ttl_ms().into(), LONGEST_TTL_MS.into()];
                     for mend in chunk {

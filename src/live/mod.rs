@@ -6,11 +6,13 @@
 //! `KEYS`). Knows nothing of SQL or HTTP.
 
 mod audit;
+mod clock;
 mod deadlines;
 mod embedded;
 mod events;
 mod fence;
 mod heartbeats;
+mod installation;
 mod keys;
 mod limits;
 mod link;
@@ -20,6 +22,7 @@ mod mend;
 mod node;
 mod packed;
 mod primaries;
+mod promptly;
 mod reading;
 mod scripts;
 mod stream;
@@ -30,16 +33,17 @@ use std::fmt;
 use std::time::Duration;
 
 pub use audit::{Entries, EntryPlace, MemberPlace, Members, Server, Stock};
-pub use deadlines::{Due, Epoch, SeenPlace};
+pub use deadlines::{Due, Epoch, SeenPage, SeenPlace};
 pub use embedded::EmbeddedRedis;
 pub use events::{Event, ExpiryEvents};
-pub use fence::{Fence, FormerFence, Verdict};
+pub use fence::{Checked, Fence, FormerFence, Loss, Verdict};
 pub use heartbeats::{Heartbeat, HeartbeatOutcome};
+pub use installation::eviction_warning;
 pub use live_set::{LiveSet, StatusOutcome};
 pub use measure::Measures;
 pub use mend::{Mend, Mended};
 pub use primaries::{Primaries, Primary};
-pub use reading::{OnlinePage, Presences};
+pub use reading::{InShard, OnlinePage, Presences};
 pub use stream::{Turn, Work};
 
 /// What can go wrong with Redis.
@@ -60,13 +64,29 @@ pub enum LiveError {
     /// Redis was used with another number of shards.
     #[error(
         "this Redis holds presences in {found} shard(s), but {asked} are asked for: set PRESENCE_SHARDS={found}, or stop \
-         every instance, wait for PRESENCE_TTL, and redis-cli DEL 'presence:{{0}}:shards'"
+         every instance, wait for PRESENCE_TTL, and redis-cli DEL '{prefix}:{{0}}:shards'"
     )]
     Shards {
+        /// What the key names begin with.
+        prefix: String,
         /// How many this process was told.
         asked: u32,
         /// How many Redis was used with.
         found: u32,
+    },
+    /// Redis belongs to another installation.
+    #[error(
+        "this Redis belongs to another installation ({found}) than this database ({ours}): give each installation a Redis of its \
+         own, or a PRESENCE_PREFIX of its own on a shared one. Where this database has taken the place of the other for good, \
+         stop every instance and run: redis-cli SET '{prefix}:{{0}}:installation' {ours}"
+    )]
+    Installation {
+        /// The id in SQL.
+        ours: String,
+        /// The id in Redis.
+        found: String,
+        /// What the key names begin with.
+        prefix: String,
     },
     /// The URL cannot be used.
     #[error("REDIS_URL cannot be used: {0}")]
@@ -74,6 +94,9 @@ pub enum LiveError {
     /// The embedded server did not start.
     #[error("{0}")]
     Embedded(String),
+    /// A file or folder of the embedded server is not private, and cannot be made so.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
 }
 
 impl From<fred::error::Error> for LiveError {
@@ -110,12 +133,16 @@ type Result<T> = std::result::Result<T, LiveError>;
 /// How the live set is reached and kept. Its `Debug` does not show the URL, which may hold a password.
 #[derive(Clone)]
 pub struct Options {
-    /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`.
+    /// `redis://`, `rediss://`, `redis-sentinel://`, `redis-cluster://`, or what [`EmbeddedRedis::url`] gives.
     pub url: String,
     /// How long a user stays present after the last heartbeat.
     pub ttl: Duration,
+    /// What the name of every key begins with: several installations can share a server by it.
+    pub prefix: String,
     /// How many shards; 1 on a single server.
     pub shards: u32,
+    /// How many sessions a presence key holds at most.
+    pub max_sessions: u32,
     /// How long an ended session's tokens can still be presented: the lifetime of an access token.
     pub ended_ttl: Duration,
     /// This process's name among the persisters.
@@ -128,7 +155,9 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("ttl", &self.ttl)
+            .field("prefix", &self.prefix)
             .field("shards", &self.shards)
+            .field("max_sessions", &self.max_sessions)
             .field("ended_ttl", &self.ended_ttl)
             .field("instance", &self.instance)
             .field("command_timeout", &self.command_timeout)

@@ -8,7 +8,6 @@ use fred::types::{Expiration, Key};
 use fred::util::redis_keyslot;
 use tokio::sync::watch;
 
-use super::keys::Keys;
 use super::live_set::LiveSet;
 use super::view::{Map, SLOTS};
 use super::{LiveError, Result};
@@ -56,7 +55,7 @@ impl LiveSet {
             return Err(LiveError::Down);
         }
         let writes = primaries.iter().map(|server| async move {
-            let key = self.key_at(server, |n| Keys::probe(&self.options.instance, n))?;
+            let key = self.key_at(server, |n| self.keys(0).probe(&self.options.instance, n))?;
             let write = self.front.call_at(server, |client| {
                 let key = key.clone();
                 async move { client.set::<(), _, _>(key, "", Some(Expiration::PX(1)), None, false).await }

@@ -37,7 +37,9 @@ pub(super) mod named {
     script!(audit: "clock" "sessions");
     script!(block: "clock" "transitions" "sessions");
     script!(blocked:);
+    script!(check: "life" "sessions");
     script!(claim: "clock" "life" "transitions");
+    script!(clock_back: "clock" "sessions");
     script!(due: "clock" "life");
     script!(epoch: "clock" "life");
     script!(fence: "life");
@@ -56,6 +58,7 @@ pub(super) mod named {
     script!(set_status: "clock" "life" "transitions" "sessions");
     script!(stock: "clock");
     script!(take: "clock");
+    script!(turn: "turns");
     script!(unsettled: "clock");
 }
 

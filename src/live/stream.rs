@@ -1,12 +1,12 @@
 //! The stream of transitions that SQL lacks, read through the consumer group `persist`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use fred::interfaces::StreamsInterface;
 use fred::types::{Key, Value};
 use tokio::time::{Instant, sleep};
 
-use super::keys::Keys;
 use super::live_set::{LiveSet, unexpected};
 use super::scripts::named;
 use super::{LiveError, Result};
@@ -41,37 +41,47 @@ pub struct Work {
     pub transitions: Vec<Transition>,
     /// Ids of entries that are no transitions (written by someone else's hand): acknowledge them too.
     pub unreadable: Vec<String>,
+    /// Redis's clock when it was taken.
+    pub now: Millis,
 }
 
 impl LiveSet {
-    /// Waits until some shard's stream holds an entry, or some seconds have passed. A mere wake-up: returns the shards
-    /// that are worth a look.
+    /// Waits until some shard's stream holds an entry, in the shards of `passed` one that is newer than this; some seconds
+    /// at most, and no longer than `most`. A mere wake-up: returns the shards that are worth a look.
     ///
     /// # Errors
     /// Where no shard can be asked. One that cannot be asked holds up no other, and is worth no look.
-    pub async fn wait_for_transitions(&self) -> Result<Vec<u32>> {
-        let Some(blocking) = &self.blocking else { return self.look_for_transitions().await };
-        let streams: Vec<Key> = self.shards().map(|shard| Keys::of(shard).transitions()).collect();
-        let block = u64::try_from(BLOCK.as_millis()).unwrap_or(5_000);
+    pub async fn wait_for_transitions(
+        &self,
+        passed: &HashMap<u32, StreamId>,
+        most: Duration,
+    ) -> Result<Vec<u32>> {
+        let most = most.clamp(Duration::from_millis(1), BLOCK);
+        let Some(blocking) = &self.blocking else { return self.look_for_transitions(passed, most).await };
+        let streams: Vec<Key> = self.shards().map(|shard| self.keys(shard).transitions()).collect();
+        let ids: Vec<String> = self.shards().map(|shard| after(passed.get(&shard))).collect();
+        let block = u64::try_from(most.as_millis()).unwrap_or(5_000);
         let read = blocking.call(&streams[0], |client| {
-            let streams = streams.clone();
-            let ids = vec!["0-0"; streams.len()];
+            let (streams, ids) = (streams.clone(), ids.clone());
             async move { client.xread::<Value, _, _>(Some(1), Some(block), streams, ids).await }
         });
         read.await??;
         Ok(self.shards().collect())
     }
 
-    async fn look_for_transitions(&self) -> Result<Vec<u32>> {
-        let until = Instant::now() + BLOCK;
+    async fn look_for_transitions(
+        &self,
+        passed: &HashMap<u32, StreamId>,
+        most: Duration,
+    ) -> Result<Vec<u32>> {
+        let until = Instant::now() + most;
         loop {
-            let lengths = futures_util::future::join_all(self.shards().map(|shard| self.waiting(shard)));
-            let lengths = lengths.await;
+            let looks = self.ask_each(|shard| self.has_newer(shard, passed.get(&shard))).await;
             let (mut found, mut asked, mut trouble) = (Vec::new(), false, None);
-            for (shard, length) in self.shards().zip(lengths) {
-                match length {
-                    Ok(0) => asked = true,
-                    Ok(_) => found.push(shard),
+            for (shard, has_newer) in looks {
+                match has_newer {
+                    Ok(false) => asked = true,
+                    Ok(true) => found.push(shard),
                     Err(error) => trouble = Some(error),
                 }
             }
@@ -83,9 +93,20 @@ impl LiveSet {
         }
     }
 
+    /// Whether a shard's stream holds an entry, or one that is newer than that.
+    async fn has_newer(&self, shard: u32, passed: Option<&StreamId>) -> Result<bool> {
+        let Some(passed) = passed else { return Ok(self.waiting(shard).await? > 0) };
+        let (key, from) = (self.keys(shard).transitions(), format!("({passed}"));
+        let newer = self.back.call(&key, |client| {
+            let (key, from) = (key.clone(), from.clone());
+            async move { client.xrange::<Value, _, _, _>(key, from, "+", Some(1)).await }
+        });
+        Ok(newer.await??.array_len().unwrap_or(0) > 0)
+    }
+
     /// How many transitions of a shard SQL lacks.
     async fn waiting(&self, shard: u32) -> Result<u64> {
-        let key = Keys::of(shard).transitions();
+        let key = self.keys(shard).transitions();
         let length = self.back.call(&key, |client| {
             let key = key.clone();
             async move { client.xlen::<u64, _>(key).await }
@@ -111,18 +132,19 @@ impl LiveSet {
                     lease_ms.into(),
                     after.map_or_else(|| Value::from_static_str(""), |id| id.to_string().into()),
                 ];
-                (vec![Keys::of(shard).transitions()], args)
+                (vec![self.keys(shard).transitions()], args)
             })
             .await?;
         let mut reply = reply.into_iter();
-        let (Some(_now), Some(wait_ms)) = (reply.next(), reply.next().and_then(|value| value.as_u64()))
+        let (Some(now), Some(wait_ms)) =
+            (reply.next().and_then(|value| value.as_i64()), reply.next().and_then(|value| value.as_u64()))
         else {
             return Err(unexpected("take", "too little"));
         };
         if wait_ms > 0 {
             return Ok(Turn::Others(Duration::from_millis(wait_ms)));
         }
-        let mut work = Work::default();
+        let mut work = Work { now: Millis(now), ..Work::default() };
         for entry in reply {
             let (id, fields): (String, Vec<String>) = entry.convert().map_err(LiveError::from)?;
             match parse(&id, &fields) {
@@ -143,7 +165,7 @@ impl LiveSet {
                 ids.sort_unstable();
                 let mut args = vec![Value::from_static_str(GROUP)];
                 args.extend(ids.iter().map(|id| Value::from(id.to_string())));
-                (vec![Keys::of(shard).transitions()], args)
+                (vec![self.keys(shard).transitions()], args)
             })
             .await?;
         Ok(())
@@ -175,13 +197,18 @@ impl LiveSet {
             named::resign
                 .run::<i64>(&self.back, || {
                     let args = vec![Value::from_static_str(GROUP), consumer.into(), gone_ms.into()];
-                    (vec![Keys::of(shard).transitions()], args)
+                    (vec![self.keys(shard).transitions()], args)
                 })
                 .await
         });
         // All of them, whatever becomes of one.
         futures_util::future::join_all(calls).await.into_iter().try_for_each(|left| left.map(drop))
     }
+}
+
+/// Where a blocking read goes on.
+fn after(passed: Option<&StreamId>) -> String {
+    passed.map_or_else(|| "0-0".to_owned(), StreamId::to_string)
 }
 
 impl Work {
@@ -200,6 +227,7 @@ impl Work {
     pub fn extend(&mut self, more: Self) {
         self.transitions.extend(more.transitions);
         self.unreadable.extend(more.unreadable);
+        self.now = self.now.max(more.now);
     }
 
     /// How many entries.

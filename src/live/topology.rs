@@ -20,6 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
+use super::embedded::SOCKET_SCHEME;
 use super::node::{AbortOnDrop, visitor};
 use super::view::{Map, View};
 use super::{LiveError, Result};
@@ -63,8 +64,7 @@ impl Topology {
     /// # Errors
     /// [`LiveError::Url`].
     pub(super) fn open(url: &str) -> Result<Self> {
-        let config = Config::from_url(url).map_err(|error| LiveError::Url(error.details().to_string()))?;
-        check_parameters(url)?;
+        let config = read(url)?;
         let (kind, map) = match &config.server {
             ServerConfig::Clustered { hosts, .. } => (Kind::Cluster { seeds: hosts.clone() }, Map::default()),
             ServerConfig::Sentinel { hosts, service_name, username, password } => {
@@ -150,6 +150,16 @@ impl Topology {
     pub(super) fn is_abandoned(&self) -> bool {
         self.keeper.as_ref().is_some_and(|keeper| keeper.0.is_finished())
     }
+}
+
+/// Reads the URL of a server of the operator's, or the plain path of the embedded server's socket.
+fn read(url: &str) -> Result<Config> {
+    if let Some(path) = url.strip_prefix(SOCKET_SCHEME) {
+        return Ok(Config { server: ServerConfig::new_unix_socket(path), ..Config::default() });
+    }
+    let config = Config::from_url(url).map_err(|error| LiveError::Url(error.details().to_string()))?;
+    check_parameters(url)?;
+    Ok(config)
 }
 
 /// A misspelt `node` would leave the service with one server to ask.

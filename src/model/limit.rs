@@ -36,6 +36,11 @@ impl Limit {
         good.then_some(Self { count, period })
     }
 
+    /// `count` at once and in each minute; at least one.
+    pub const fn per_minute(count: u32) -> Self {
+        Self { count: if count == 0 { 1 } else { count }, period: Duration::from_mins(1) }
+    }
+
     /// The time in which one is given back, microseconds, rounded up.
     pub fn interval_us(self) -> i64 {
         let interval = self.period.as_micros().div_ceil(u128::from(self.count));
@@ -50,8 +55,10 @@ impl Limit {
     /// One more at `now_us`, where all will be given back at `full_us`: what becomes of it, and when all is given back
     /// then. Both by one clock, microseconds.
     pub fn take(self, full_us: i64, now_us: i64) -> (Taken, i64) {
-        let after = full_us.max(now_us).saturating_add(self.interval_us());
         let latest = now_us.saturating_add(self.tolerance_us());
+        // No count reaches further ahead: such a one is from before the clock was set back.
+        let full_us = if full_us > latest { now_us } else { full_us };
+        let after = full_us.max(now_us).saturating_add(self.interval_us());
         if after > latest {
             return (Taken { admitted: false, next_us: after - latest }, full_us);
         }

@@ -2,20 +2,28 @@
 
 use super::{Account, Millis, OnlineStatus};
 
+/// By how much the clock of the machine that reads may be behind that of Redis, ms, where Redis cannot be asked.
+const CLOCKS_DIFFER_MS: i64 = 1_000;
+
 /// What the live set holds of one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Presence {
     /// `Online` or `Away`.
     pub status: OnlineStatus,
-    /// The latest heartbeat.
-    pub last_seen: Millis,
+    /// The latest heartbeat; `None` where an administrator lent the presence.
+    pub last_seen: Option<Millis>,
 }
 
 /// What is known of a user's presence when a status is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// Redis was asked: the user's presence, or `None` where there is none.
-    Live(Option<Presence>),
+    /// Redis was asked.
+    Live {
+        /// Redis's time of the read.
+        now: Millis,
+        /// The user's presence, or `None` where there is none.
+        presence: Option<Presence>,
+    },
     /// Redis could not be asked, or has lost its data and is still hearing from people: SQL's mirror must do, and
     /// counts only for a TTL after `last_seen`.
     Mirror {
@@ -24,6 +32,11 @@ pub enum Evidence {
         /// How long a heartbeat counts, ms.
         ttl_ms: i64,
     },
+}
+
+impl Evidence {
+    /// Of an account that has never been present.
+    pub const NEVER_PRESENT: Self = Self::Live { now: Millis(0), presence: None };
 }
 
 /// A user's status as every answer gives it.
@@ -38,14 +51,17 @@ pub struct Effective {
 /// **The merge.** Nothing else decides a status.
 ///
 /// An account that may not be present is offline whatever Redis holds. Without Redis, nobody is called online of whom
-/// SQL has not heard for longer than the TTL.
+/// SQL has not heard for longer than the TTL. A `last_seen` of SQL's that lies ahead of the read, by more than clocks of
+/// different machines differ, counts as nothing: a wrong clock or a wrong UPDATE has put it there.
 pub fn effective(account: &Account, evidence: Evidence) -> Effective {
+    let (Evidence::Live { now, .. } | Evidence::Mirror { now, .. }) = evidence;
+    let in_sql = account.last_seen.filter(|seen| *seen <= now.plus(CLOCKS_DIFFER_MS));
     let (status, last_seen) = match evidence {
-        Evidence::Live(Some(presence)) => (presence.status, account.last_seen.max(Some(presence.last_seen))),
-        Evidence::Live(None) => (OnlineStatus::Offline, account.last_seen),
+        Evidence::Live { presence: Some(presence), .. } => (presence.status, in_sql.max(presence.last_seen)),
+        Evidence::Live { presence: None, .. } => (OnlineStatus::Offline, in_sql),
         Evidence::Mirror { now, ttl_ms } => {
-            let heard_of = account.last_seen.is_some_and(|seen| seen.plus(ttl_ms) >= now);
-            (if heard_of { account.mirror } else { OnlineStatus::Offline }, account.last_seen)
+            let heard_of = in_sql.is_some_and(|seen| seen.plus(ttl_ms) >= now);
+            (if heard_of { account.mirror } else { OnlineStatus::Offline }, in_sql)
         }
     };
     Effective { status: if account.may_be_present() { status } else { OnlineStatus::Offline }, last_seen }
@@ -87,10 +103,16 @@ mod tests {
 
     fn any_evidence() -> impl Strategy<Value = Evidence> {
         prop_oneof![
-            Just(Evidence::Live(None)),
-            (prop::sample::select(vec![OnlineStatus::Online, OnlineStatus::Away]), 0..1_000_000i64).prop_map(
-                |(status, seen)| Evidence::Live(Some(Presence { status, last_seen: Millis(seen) }))
-            ),
+            (0..1_000_000i64).prop_map(|now| Evidence::Live { now: Millis(now), presence: None }),
+            (
+                prop::sample::select(vec![OnlineStatus::Online, OnlineStatus::Away]),
+                prop::option::of(0..1_000_000i64),
+                0..1_000_000i64
+            )
+                .prop_map(|(status, seen, now)| Evidence::Live {
+                    now: Millis(now),
+                    presence: Some(Presence { status, last_seen: seen.map(Millis) })
+                }),
             (0..1_000_000i64, 1_000..200_000i64)
                 .prop_map(|(now, ttl_ms)| Evidence::Mirror { now: Millis(now), ttl_ms }),
         ]
@@ -106,7 +128,7 @@ mod tests {
 
         #[test]
         fn where_redis_was_asked_the_mirror_decides_nothing(account in any_account(), evidence in any_evidence()) {
-            if matches!(evidence, Evidence::Live(_)) {
+            if matches!(evidence, Evidence::Live { .. }) {
                 let told: Vec<_> = OnlineStatus::ALL
                     .into_iter()
                     .map(|mirror| effective(&Account { mirror, ..account.clone() }, evidence).status)
@@ -125,8 +147,24 @@ mod tests {
         }
 
         #[test]
-        fn last_seen_never_goes_back(account in any_account(), evidence in any_evidence()) {
-            prop_assert!(effective(&account, evidence).last_seen >= account.last_seen);
+        fn last_seen_never_goes_back_but_from_the_future(account in any_account(), evidence in any_evidence()) {
+            let (Evidence::Live { now, .. } | Evidence::Mirror { now, .. }) = evidence;
+            let shown = effective(&account, evidence).last_seen;
+            if account.last_seen.is_none_or(|seen| seen <= now) {
+                prop_assert!(shown >= account.last_seen);
+            }
+        }
+
+        #[test]
+        fn an_instant_that_lies_ahead_counts_as_nothing(account in any_account(), ttl_ms in 1_000..200_000i64) {
+            if let Some(seen) = account.last_seen {
+                let now = seen.plus(-CLOCKS_DIFFER_MS - 1);
+                let told = effective(&account, Evidence::Mirror { now, ttl_ms });
+                prop_assert_eq!(told, Effective { status: OnlineStatus::Offline, last_seen: None });
+                let presence = Presence { status: OnlineStatus::Online, last_seen: Some(now) };
+                let told = effective(&account, Evidence::Live { now, presence: Some(presence) });
+                prop_assert_eq!(told.last_seen, Some(now));
+            }
         }
     }
 

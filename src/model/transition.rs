@@ -61,11 +61,12 @@ pub struct StreamId {
 impl StreamId {
     const SEQ_BITS: u32 = 20;
 
-    /// The id as one growing number: 43 bits of milliseconds (until the year 2248), 20 bits of sequence (a million
-    /// entries in one millisecond; beyond that the number stands still until the clock moves on).
+    /// The id as one growing number: 43 bits of milliseconds (until the year 2248), 20 bits of sequence. Where a
+    /// millisecond has more than a million entries, as for a stream whose ids are ahead of the clock, the number goes on
+    /// into the milliseconds that follow.
     pub fn version(self) -> i64 {
-        let seq = self.seq.min((1 << Self::SEQ_BITS) - 1);
-        i64::try_from((self.ms << Self::SEQ_BITS) | seq).unwrap_or(i64::MAX)
+        let (ms, unit) = (u128::from(self.ms), 1_u128 << Self::SEQ_BITS);
+        i64::try_from(ms * unit + u128::from(self.seq)).unwrap_or(i64::MAX)
     }
 }
 
@@ -109,7 +110,18 @@ mod tests {
 
     #[test]
     fn a_version_grows_as_its_id_does() {
-        let ids = ["5-0", "5-1", "5-99999", "6-0", "1768473000120-0", "1768473000120-7", "1768473000121-0"];
+        let ids = [
+            "5-0",
+            "5-1",
+            "5-99999",
+            "5-1048575",
+            "5-1048576",
+            "5-9999999",
+            "16-0",
+            "1768473000120-0",
+            "1768473000120-7",
+            "1768473000121-0",
+        ];
         let versions: Vec<i64> = ids.iter().map(|id| id.parse::<StreamId>().unwrap().version()).collect();
         assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     }

@@ -1,5 +1,6 @@
 //! What an operator of presence watches: heartbeats counted here, the live set and the stream measured when asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Beat, PresenceError, PresenceService};
@@ -58,6 +59,14 @@ impl PresenceService {
             "Heartbeats in one call to Redis (the group commit)",
             &counts.batch_sizes,
         );
+    }
+
+    /// [`Self::measure`] as of at most a second ago, or as it is under way; empty where that failed. However many ask, one
+    /// measurement a second is taken.
+    pub async fn measured(&self) -> Arc<Registry> {
+        let measuring = self.clone();
+        let measured = self.inner.measured.get(|| async move { Arc::new(measuring.measure().await) }).await;
+        measured.unwrap_or_default()
     }
 
     /// Measures what is not counted but looked up, and whether Redis and SQL answer; within 2 s whatever their state. What

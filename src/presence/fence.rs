@@ -4,6 +4,9 @@
 //! instances may do this at once, and a slow one undoes nothing.
 
 mod building;
+mod comparing;
+mod ends;
+mod following;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -14,15 +17,13 @@ use tokio::time::timeout;
 
 use super::PresenceError;
 use crate::live::{LiveSet, Verdict};
-use crate::model::{Millis, SessionId, UserId};
-use crate::store::{ChangeCursor, Standing, Store};
+use crate::model::{SessionId, UserId};
+use crate::store::{Standing, Store};
 
 type Result<T> = std::result::Result<T, PresenceError>;
 
 /// Accounts in one call.
 const CHUNK: u32 = 1_000;
-/// By how much the clocks of Redis, of SQL and of whoever dated the end of a session may differ, ms.
-const LATELY_MS: i64 = 60_000;
 /// How long SQL may take to say what has changed lately.
 const SQL_PATIENCE: Duration = Duration::from_millis(500);
 /// How often an answer that was overtaken is fetched anew before giving up; each time somebody else got through.
@@ -41,6 +42,14 @@ pub(super) struct FenceKeeper {
     under: Arc<SyncMutex<HashSet<String>>>,
     /// Told when a fence was found missing: Redis has lost more than that.
     missed: Arc<Notify>,
+    /// Shards that had lost data when their fence was raised, and whose users have not been compared with SQL yet.
+    damaged: Arc<SyncMutex<BTreeSet<u32>>>,
+    /// Told when SQL may have been replaced.
+    doubted: Arc<Notify>,
+    /// Held while the log of account changes is followed: two at once in a process would only repeat each other.
+    following: Arc<Mutex<()>>,
+    /// Notified when sessions may have ended of which Redis is not told.
+    untold: Arc<Notify>,
 }
 
 impl FenceKeeper {
@@ -52,7 +61,26 @@ impl FenceKeeper {
             ended_ttl,
             under: Arc::default(),
             missed: Arc::default(),
+            damaged: Arc::default(),
+            doubted: Arc::default(),
+            following: Arc::default(),
+            untold: Arc::default(),
         }
+    }
+
+    /// See [`super::PresenceService::take_damaged`].
+    pub(super) fn take_damaged(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that SQL may have been replaced.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Returns when [`Self::doubt`] has been called.
+    pub(super) async fn doubtful(&self) {
+        self.doubted.notified().await;
     }
 
     /// Returns when a fence has been found missing since the last call.
@@ -70,6 +98,11 @@ impl FenceKeeper {
     pub(super) async fn stand(&self, shard: u32) -> Result<()> {
         if self.live.fence(shard).await?.cursor.is_some() {
             return Ok(());
+        }
+        if !self.live.is_verified() {
+            return Err(PresenceError::RedisUnavailable(
+                "it is not known yet to belong to the installation of this database".into(),
+            ));
         }
         // What befell a server has befallen all shards there, and no others.
         let there = self.live.neighbours(shard);
@@ -138,22 +171,6 @@ impl FenceKeeper {
         Ok(lacking)
     }
 
-    /// Tells these shards which accounts have changed since a cursor, and which sessions ended lately.
-    async fn tell_lately(
-        &self,
-        cursors: &BTreeSet<&str>,
-        newest: Millis,
-        within: &BTreeSet<u32>,
-    ) -> Result<()> {
-        let ended = self.store.sessions_ended_since(newest.plus(-LATELY_MS)).await?;
-        self.live.end_again(&self.sessions_within(ended, within)).await?;
-        for cursor in cursors {
-            let changes = self.store.account_changes(&ChangeCursor((*cursor).to_owned())).await?;
-            self.tell(&self.within(changes.users, within)).await?;
-        }
-        Ok(())
-    }
-
     fn within(&self, mut users: Vec<UserId>, shards: &BTreeSet<u32>) -> Vec<UserId> {
         users.retain(|user| shards.contains(&self.live.shard_of(*user)));
         users
@@ -185,14 +202,6 @@ impl FenceKeeper {
         Ok(())
     }
 
-    /// Ends in Redis what has ended in SQL as long as tokens of it may still come: Redis may have been away, or have
-    /// forgotten.
-    pub(super) async fn end_sessions_again(&self) -> Result<()> {
-        let ended = self.store.sessions_ended_since(self.tokens_may_live_since()).await?;
-        self.live.end_again(&ended).await?;
-        Ok(())
-    }
-
     /// Brings these accounts in line now. Returns how many users were taken offline.
     pub(super) async fn apply(&self, users: &[UserId]) -> Result<u64> {
         let shards = self.by_shard(users);
@@ -201,89 +210,6 @@ impl FenceKeeper {
         let evicted = self.tell_with_sessions(users).await?;
         stands?;
         Ok(evicted)
-    }
-
-    /// Follows the log of account changes to its end. Returns how many users were taken offline. A shard that cannot be
-    /// told holds up no other: each has a place of its own in the log.
-    pub(super) async fn follow(&self) -> Result<u64> {
-        let mut evicted = 0;
-        for _ in 0..ATTEMPTS {
-            let asked = self.live.shards().map(|shard| Box::pin(self.live.fence(shard)));
-            let fences = futures_util::future::join_all(asked).await;
-            let mut places: HashMap<String, Vec<u32>> = HashMap::new();
-            let (mut arrived, mut silent) = (true, None);
-            for (shard, fence) in self.live.shards().zip(fences) {
-                match fence.map(|fence| fence.cursor) {
-                    Ok(Some(cursor)) => places.entry(cursor).or_default().push(shard),
-                    // Once it stands, the log is followed from there.
-                    Ok(None) => match self.stand(shard).await {
-                        Ok(()) => arrived = false,
-                        Err(error) => silent = Some(error),
-                    },
-                    Err(error) => silent = Some(error.into()),
-                }
-            }
-            for (cursor, shards) in places {
-                match self.follow_from(&cursor, &shards).await {
-                    Ok((out, all)) => {
-                        evicted += out;
-                        arrived &= all;
-                    }
-                    Err(error) => silent = Some(error),
-                }
-            }
-            match silent {
-                Some(error) if arrived => return Err(error),
-                None if arrived => return Ok(evicted),
-                _ => {}
-            }
-        }
-        Err(overtaken())
-    }
-
-    /// Follows the log from where these shards are to its end. Returns how many users were taken offline, and whether
-    /// all are there: someone else may have moved them, or they are gone.
-    async fn follow_from(&self, cursor: &str, shards: &[u32]) -> Result<(u64, bool)> {
-        let changes = self.store.account_changes(&ChangeCursor(cursor.to_owned())).await?;
-        if changes.users.is_empty() {
-            return Ok((0, true));
-        }
-        let followed = futures_util::future::join_all(shards.iter().map(|shard| {
-            let theirs = self.within(changes.users.clone(), &BTreeSet::from([*shard]));
-            let to = &changes.cursor.0;
-            Box::pin(async move {
-                let evicted = self.tell_with_sessions(&theirs).await?;
-                Ok::<_, PresenceError>((evicted, self.live.move_fence(*shard, cursor, to).await?))
-            })
-        }));
-        let (mut evicted, mut arrived, mut outcome) = (0, true, Ok(()));
-        for one in followed.await {
-            match one {
-                Ok((out, moved)) => {
-                    evicted += out;
-                    arrived &= moved;
-                }
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome.map(|()| (evicted, arrived))
-    }
-
-    /// As [`Self::tell`], and ends in Redis the sessions that a block or a new password has ended in SQL. First the
-    /// account, so that who is blocked leaves by that name.
-    async fn tell_with_sessions(&self, users: &[UserId]) -> Result<u64> {
-        let evicted = self.tell(users).await?;
-        for chunk in users.chunks(CHUNK as usize) {
-            let ended = self.store.sessions_ended_of(chunk, self.tokens_may_live_since()).await?;
-            self.live.end_again(&ended).await?;
-        }
-        Ok(evicted)
-    }
-
-    /// A session that ended before has no access token left that is good.
-    fn tokens_may_live_since(&self) -> Millis {
-        let span_ms = i64::try_from(self.ended_ttl.as_millis()).unwrap_or(i64::MAX);
-        Millis::from_utc(chrono::Utc::now()).plus(-span_ms.saturating_add(LATELY_MS))
     }
 
     /// Tells Redis what SQL says of these accounts, asking SQL again as often as somebody else told Redis anything
@@ -307,6 +233,11 @@ impl FenceKeeper {
             let moves = self.live.fence(shard).await?.moves;
             let verdicts = self.verdicts(users).await?;
             if let Some(evicted) = self.live.block(shard, &moves, &verdicts).await? {
+                // An id that SQL knows: should a restored dump forget it, no other account may get it.
+                let known = verdicts.iter().filter(|(_, verdict)| *verdict != Verdict::Gone);
+                if let Some(largest) = known.map(|(user, _)| *user).max() {
+                    self.live.note_user_id(largest).await?;
+                }
                 return Ok(evicted);
             }
         }

@@ -1,13 +1,17 @@
 //! Presence: all that `http` and `tasks` ask about who is there.
 //!
 //! Owns the group commit (`batch`), what is counted of it (`counts`), the merge of Redis and SQL into answers (`read`), the
-//! sharing of one answer among those who ask the same (`shared`) and the upkeep of the fence (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
+//! sharing of one answer among those who ask the same (`shared`) or within a while (`probe_cache`), and the upkeep of the fence
+//! (`fence`). Decides no status itself: the scripts in `lua/` and the pure functions of `model` do.
 
 mod batch;
 mod counts;
 pub mod drill;
 mod fence;
+mod health;
+mod probe_cache;
 mod read;
+mod restored;
 mod shared;
 mod trouble;
 
@@ -20,12 +24,16 @@ use tokio::sync::Notify;
 use self::batch::Batcher;
 use self::counts::Counts;
 use self::fence::FenceKeeper;
-use crate::live::{Heartbeat, LiveError, LiveSet, StatusOutcome};
+use self::probe_cache::ProbeCache;
+use crate::live::{Checked, Heartbeat, LiveError, LiveSet, StatusOutcome};
+use crate::metrics::Registry;
 use crate::model::{
-    Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionKey, UserId, merge::Effective,
+    Account, AccountStatus, HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey, UserId,
+    merge::Effective,
 };
 use crate::store::{Store, StoreError};
 
+pub use self::health::Health;
 pub use self::shared::{Shared, Unanswered};
 pub use self::trouble::{Share, Trouble};
 pub use crate::store::EmailSearch;
@@ -33,8 +41,6 @@ pub use crate::store::EmailSearch;
 /// How long a heartbeat may wait for the fence: API.md allows 2 s where Redis hangs, and a reader who was let in by SQL
 /// instead still needs SQL's answer within them.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_millis(1_500);
-const HEALTH_PATIENCE: Duration = Duration::from_millis(1_900);
-
 /// What can go wrong when presence is asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PresenceError {
@@ -68,6 +74,15 @@ pub struct Beat {
     pub status: OnlineStatus,
     /// Redis's time of that step.
     pub last_seen: Millis,
+}
+
+/// Whether a request counts as an activity of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It renews the user's presence.
+    Counts,
+    /// It leaves no trace: the caller is checked, and nothing else.
+    DoesNotCount,
 }
 
 /// An account with its effective status.
@@ -116,14 +131,11 @@ pub struct ListQuery {
     pub online_status: Option<OnlineStatus>,
 }
 
-/// Whether each dependency answers; the text says in a few words what is wrong, and nothing of where or what it is: anybody
-/// may ask.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// Redis.
-    pub redis: Result<(), String>,
-    /// SQL.
-    pub database: Result<(), String>,
+impl ListQuery {
+    /// Whether it asks for some of the accounts: to find and to count them every account is read.
+    pub const fn is_narrowed(&self) -> bool {
+        self.search.is_some() || self.status.is_some() || self.online_status.is_some()
+    }
 }
 
 /// The service; clones share one inside.
@@ -146,6 +158,8 @@ struct Inner {
     silent: Vec<AtomicBool>,
     /// Told when that is over.
     answers_again: Notify,
+    health: ProbeCache<Health>,
+    measured: ProbeCache<Arc<Registry>>,
 }
 
 impl Inner {
@@ -181,6 +195,8 @@ impl PresenceService {
             redis_trouble,
             silent: (0..servers_apart).map(|_| AtomicBool::new(false)).collect(),
             answers_again: Notify::new(),
+            health: ProbeCache::new(health::GOOD_FOR),
+            measured: ProbeCache::new(health::GOOD_FOR),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -212,15 +228,42 @@ impl PresenceService {
         outcome
     }
 
-    /// Lets a reader in: an activity touch; where Redis is away or takes no changes, SQL says whether account and session still may.
-    pub async fn admit_reader(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        match self.heartbeat(who, HeartbeatWord::Touch).await {
-            Ok(_) => Ok(()),
+    /// Lets a reader in: an activity touch, where the request counts as one. Where Redis is away or takes no changes, SQL
+    /// says whether account and session still may.
+    pub async fn admit_reader(&self, who: &SessionKey, activity: Activity) -> Result<(), PresenceError> {
+        match self.admit_writer(who, activity).await {
             Err(PresenceError::RedisUnavailable(_) | PresenceError::RedisRefuses(_)) => {
                 self.admit_by_sql(who).await
             }
-            Err(refused) => Err(refused),
+            admitted => admitted,
         }
+    }
+
+    /// Lets a writer in: an activity touch, where the request counts as one. Redis must have heard of the caller.
+    pub async fn admit_writer(&self, who: &SessionKey, activity: Activity) -> Result<(), PresenceError> {
+        match activity {
+            Activity::Counts => self.heartbeat(who, HeartbeatWord::Touch).await.map(drop),
+            Activity::DoesNotCount => self.check_in_time(who).await,
+        }
+    }
+
+    /// [`Self::check`] within the time that a heartbeat has, on data that are whole: a Redis that has lost them would let
+    /// blocked accounts and ended sessions in, so the fence must stand first, as for a heartbeat.
+    async fn check_in_time(&self, who: &SessionKey) -> Result<(), PresenceError> {
+        let checked = async {
+            self.inner.fence.stand(self.inner.live.shard_of(who.user)).await?;
+            self.check(who).await
+        };
+        let late = || PresenceError::RedisUnavailable("it did not answer in time".into());
+        let checked = tokio::time::timeout(HEARTBEAT_PATIENCE, Box::pin(checked)).await;
+        let checked = checked.unwrap_or_else(|_| Err(late()));
+        match &checked {
+            // The fence is built from SQL, without which nothing is known of the caller.
+            Err(PresenceError::Overloaded | PresenceError::Store(_)) => {}
+            Err(PresenceError::RedisUnavailable(_)) => self.inner.heard(who.user, false),
+            _ => self.inner.heard(who.user, true),
+        }
+        checked
     }
 
     async fn admit_by_sql(&self, who: &SessionKey) -> Result<(), PresenceError> {
@@ -237,12 +280,16 @@ impl PresenceService {
 
     /// Whether account and session still may, without counting as activity (for a logout).
     pub async fn check(&self, who: &SessionKey) -> Result<(), PresenceError> {
-        let (blocked, ended) = self.inner.live.refuses(who.user, who.sid.as_ref()).await?;
-        // A block has ended the session as well, and is what there is to say.
-        match (blocked, ended) {
-            (true, _) => Err(PresenceError::Blocked),
-            (_, true) => Err(PresenceError::SessionEnded),
-            _ => Ok(()),
+        let mut checked = self.inner.live.check(who.user, who.sid.as_ref()).await?;
+        if checked == Checked::Unfenced {
+            self.inner.fence.stand(self.inner.live.shard_of(who.user)).await?;
+            checked = self.inner.live.check(who.user, who.sid.as_ref()).await?;
+        }
+        match checked {
+            Checked::Good => Ok(()),
+            Checked::Blocked => Err(PresenceError::Blocked),
+            Checked::SessionEnded => Err(PresenceError::SessionEnded),
+            Checked::Unfenced => Err(being_prepared()),
         }
     }
 
@@ -281,9 +328,7 @@ impl PresenceService {
             StatusOutcome::Done => {}
             StatusOutcome::Blocked => return Err(PresenceError::Blocked),
             StatusOutcome::Unfenced => {
-                return Err(PresenceError::RedisUnavailable(
-                    "it has lost its data and is being prepared".into(),
-                ));
+                return Err(being_prepared());
             }
         }
         let read = self.read(vec![account]).await?;
@@ -308,24 +353,43 @@ impl PresenceService {
     /// Where a shard could not be told; all others were.
     pub async fn restore_fence(&self) -> Result<(), PresenceError> {
         let stands = self.inner.fence.stand_everywhere().await;
-        let ended = self.inner.fence.end_sessions_again().await;
+        self.inner.fence.end_sessions_again();
         let followed = self.inner.fence.follow().await.map(drop);
-        stands.and(ended).and(followed)
+        stands.and(followed)
+    }
+
+    /// Sessions of a user have ended in SQL: their tokens stop working, and the user is offline unless another session is
+    /// alive. Where Redis does not hear it, it is told again.
+    pub async fn sessions_ended(&self, user: UserId, sids: &[SessionId]) -> Result<(), PresenceError> {
+        let ended = self.inner.fence.end_now(user, sids).await;
+        if ended.is_err() {
+            self.inner.heard(user, false);
+        }
+        ended
+    }
+
+    /// Tells Redis of all ends of sessions that it was not told of; for the task that does so. Whether it is noted of each
+    /// that Redis was told: not where another transaction holds its row.
+    ///
+    /// # Errors
+    /// Where a shard could not be told, or SQL failed.
+    pub async fn tell_session_ends(&self) -> Result<bool, PresenceError> {
+        self.inner.fence.tell_untold_ends().await
+    }
+
+    /// Says that sessions may have ended in SQL: [`Self::untold_session_ends`] returns.
+    pub fn sessions_may_have_ended(&self) {
+        self.inner.fence.end_sessions_again();
+    }
+
+    /// Returns when sessions may have ended of which Redis was not told.
+    pub async fn untold_session_ends(&self) {
+        self.inner.fence.sessions_ended().await;
     }
 
     /// The process ends: what it was preparing in Redis is somebody else's to begin at once.
     pub async fn resign(&self) -> Result<(), PresenceError> {
         self.inner.fence.give_up().await
-    }
-
-    /// Says that Redis was found without what it must hold.
-    pub fn redis_has_forgotten(&self) {
-        self.inner.fence.miss();
-    }
-
-    /// Returns when Redis was found without what it must hold, even if no connection broke.
-    pub async fn loss_noticed(&self) {
-        self.inner.fence.missed().await;
     }
 
     /// Waits until Redis answers after it did not. It may have missed the end of sessions meanwhile, and may have taken
@@ -340,46 +404,10 @@ impl PresenceService {
         self.inner.batcher.worker_died().await;
         "a worker of the group commit has died".to_string()
     }
-
-    /// Asks each dependency; answers within 2 s whatever their state.
-    pub async fn health(&self) -> Health {
-        let redis = async {
-            let written = self.inner.live.takes_writes().await;
-            written
-                .inspect_err(|error| tracing::debug!(%error, "Redis is not ready"))
-                .map_err(|error| brief(&error))
-        };
-        let database = async {
-            let answered = self.inner.store.ping().await;
-            answered.map_err(|error| {
-                tracing::debug!(%error, "the database is not ready");
-                if error.is_unavailable() { UNREACHABLE } else { FAILS }.to_string()
-            })
-        };
-        let late = || Err("no answer in time".to_string());
-        let (redis, database) = tokio::join!(
-            tokio::time::timeout(HEALTH_PATIENCE, redis),
-            tokio::time::timeout(HEALTH_PATIENCE, database)
-        );
-        Health { redis: redis.unwrap_or_else(|_| late()), database: database.unwrap_or_else(|_| late()) }
-    }
 }
 
-const UNREACHABLE: &str = "unreachable";
-const FAILS: &str = "answers with an error";
-
-/// What is wrong with Redis, in words that tell nothing else. Its own word for an error (`READONLY`, `OOM`) is no secret.
-fn brief(error: &LiveError) -> String {
-    match error {
-        LiveError::Down => UNREACHABLE.into(),
-        LiveError::Timeout => "no answer in time".into(),
-        LiveError::Refused(reason) => {
-            let word = reason.split_whitespace().next().unwrap_or_default();
-            let is_plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
-            if is_plain { format!("takes no writes: {word}") } else { "takes no writes".into() }
-        }
-        _ => FAILS.into(),
-    }
+fn being_prepared() -> PresenceError {
+    PresenceError::RedisUnavailable("it has lost data and is being prepared".into())
 }
 
 /// A name that nobody else has.

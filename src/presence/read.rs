@@ -4,18 +4,16 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::{ListQuery, Listing, PresenceError, PresenceService, Reading, User};
-use crate::live::LiveError;
+use crate::live::{InShard, LiveError};
 use crate::model::merge::{Evidence, effective};
-use crate::model::{Account, Millis, OnlineCursor, Page, Place, Presence, UserId};
+use crate::model::{Account, Millis, OnlineCursor, Page, Place, UserId};
 use crate::store::{AccountFilter, AccountList, PresenceFilter};
 
 type Result<T> = std::result::Result<T, PresenceError>;
 
-/// What Redis says of a user; `None` where it could not be asked.
-type Heard = Option<Option<Presence>>;
-
-/// How many users may be on the way from Redis to SQL's mirror before a filtered list stops looking further.
-const UNSETTLED_AT_MOST: u32 = 10_000;
+/// How many users of a shard may be on the way from Redis to SQL's mirror before a filtered list goes by the mirror alone, and
+/// says that it is degraded: correcting the mirror by more of them would hold Redis and SQL up.
+const UNSETTLED_AT_MOST: usize = 200_000;
 
 impl PresenceService {
     /// The effective status of these accounts, in their order.
@@ -42,14 +40,18 @@ impl PresenceService {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<Reading<Listing<UserId>>> {
-        let filter = self.filter(query).await;
+        let (filter, is_uncorrected) = self.filter(query).await;
         let AccountList { accounts, has_more, total, askers } =
             self.inner.store.list_accounts(&filter, place, askers).await?;
         let next = accounts.last().filter(|_| has_more).map(|account| account.id);
         let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
         let found = self.or_degraded(self.inner.live.read_and_count(&ids)).await;
-        let (count, presences) = found.map(|found| (found.count, found.users)).unzip();
+        // A count that lacks users who have not been heard since a loss of data is none.
+        let counted = |settles: bool, count: Option<i64>| count.filter(|_| !settles);
+        let (count, presences) =
+            found.map(|found| (counted(found.settles, found.count), found.users)).unzip();
         let Reading { value: mut users, mut degraded } = self.merge(accounts, presences);
+        degraded |= is_uncorrected;
         if let Some(asked) = query.online_status {
             // Whoever changed between the two reads belongs to another list now.
             users.retain(|user| user.presence.status == asked);
@@ -77,18 +79,25 @@ impl PresenceService {
         let Some(present) = self.or_degraded(self.inner.live.online(place)).await else {
             return self.online_by_mirror(place, askers).await;
         };
+        if present.settles {
+            return self.online_by_mirror(place, askers).await;
+        }
         let asked = [&present.users, askers].concat();
         let (accounts, presences) = tokio::join!(
             self.inner.store.accounts(&asked),
-            self.or_degraded(self.inner.live.read(&present.users))
+            self.or_degraded(self.inner.live.read_what_answers(&present.users))
         );
         let Some(presences) = presences else { return self.online_by_mirror(place, askers).await };
+        if presences.iter().any(|user| !matches!(user, InShard::Known { .. })) {
+            return self.online_by_mirror(place, askers).await;
+        }
         let mut by_id: HashMap<UserId, Account> =
             accounts?.into_iter().map(|account| (account.id, account)).collect();
         let askers = askers.iter().filter_map(|id| by_id.get(id).cloned()).collect();
         let users = present.users.iter().zip(presences).filter_map(|(id, presence)| {
             let account = by_id.remove(id)?;
-            let presence = effective(&account, Evidence::Live(presence));
+            let InShard::Known { now, presence } = presence else { return None };
+            let presence = effective(&account, Evidence::Live { now, presence });
             presence.status.is_online().then_some(User { account, presence })
         });
         let (users, count) = (users.collect(), present.count);
@@ -112,17 +121,24 @@ impl PresenceService {
         let next = last.and_then(|account| {
             Some(OnlineCursor { deadline: account.last_seen?.plus(ttl_ms), user: account.id })
         });
-        let Reading { value: users, .. } = self.merge(accounts, None);
+        // Redis may be there, and have lost its data lately: it knows who has been heard since.
+        let ids: Vec<UserId> = accounts.iter().map(|account| account.id).collect();
+        let heard = self.or_degraded(self.inner.live.read_what_answers(&ids)).await;
+        let Reading { value: mut users, .. } = self.merge(accounts, heard);
+        users.retain(|user| user.presence.status.is_online());
         let listing = Listing { users, total, online_count: total, next, askers };
         Ok(Reading { value: listing, degraded: true })
     }
 
-    /// The filter by effective status: SQL's mirror, put right by what Redis has not handed over yet.
-    async fn filter(&self, query: &ListQuery) -> AccountFilter {
+    /// The filter by effective status: SQL's mirror, put right by what Redis has not handed over yet; and whether that could
+    /// not be done.
+    async fn filter(&self, query: &ListQuery) -> (AccountFilter, bool) {
         let ListQuery { search, search_email, status, online_status } = query.clone();
         let mut filter = AccountFilter { search, search_email, status, presence: None };
+        let mut is_uncorrected = false;
         if let Some(is) = online_status {
-            let unsettled = self.or_degraded(self.inner.live.unsettled(UNSETTLED_AT_MOST)).await;
+            let unsettled = self.or_degraded(self.inner.live.unsettled(UNSETTLED_AT_MOST)).await.flatten();
+            is_uncorrected = unsettled.is_none();
             filter.presence = Some(match unsettled {
                 Some(corrections) => PresenceFilter { is, corrections, mirror_counts_since: None },
                 None => {
@@ -130,18 +146,21 @@ impl PresenceService {
                 }
             });
         }
-        filter
+        (filter, is_uncorrected)
     }
 
     /// Redis's word on each account; SQL's where that is missing, and then the answer is degraded.
-    fn merge(&self, accounts: Vec<Account>, presences: Option<Vec<Heard>>) -> Reading<Vec<User>> {
+    fn merge(&self, accounts: Vec<Account>, presences: Option<Vec<InShard>>) -> Reading<Vec<User>> {
         let mut degraded = presences.is_none();
-        let mirror = Evidence::Mirror { now: wall_clock(), ttl_ms: self.inner.live.ttl_ms() };
+        let ttl_ms = self.inner.live.ttl_ms();
         let mut presences = presences.into_iter().flatten();
         let users = accounts.into_iter().map(|account| {
-            let heard = presences.next().flatten();
-            degraded |= heard.is_none();
-            let evidence = heard.map_or(mirror, Evidence::Live);
+            let evidence = match presences.next().unwrap_or(InShard::Silent) {
+                InShard::Silent => Evidence::Mirror { now: wall_clock(), ttl_ms },
+                InShard::Unheard { now } => Evidence::Mirror { now, ttl_ms },
+                InShard::Known { now, presence } => Evidence::Live { now, presence },
+            };
+            degraded |= matches!(evidence, Evidence::Mirror { .. });
             let presence = effective(&account, evidence);
             User { account, presence }
         });

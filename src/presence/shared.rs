@@ -3,7 +3,8 @@
 //! The same natural batching as the group commit. Nobody joins an answer that is under way: it may have looked already,
 //! and what the asker has just been told of a change of his would be missing from it. The next one begins after all who
 //! share it have asked. A question that nobody else asks waits for nothing, and none waits long: an answer that takes its
-//! time is overtaken by the next.
+//! time is overtaken by the next. A slow answer is cancelled when every client that waited for it has hung up: its work
+//! is dropped, and a statement that it had begun in the database ends with it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,7 +12,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, join_all, select};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -32,7 +33,7 @@ pub enum Unanswered {
 
 /// Questions of the type `Q`, callers `C`, answers `A`; clones share one inside.
 ///
-/// Answers are worked out in tasks of their own: a client who hangs up takes nobody's answer along.
+/// Answers are worked out in tasks of their own: a client that hangs up cancels no other client's answer.
 pub struct Shared<Q, C, A> {
     inner: Arc<Inner<Q, C, A>>,
 }
@@ -94,6 +95,24 @@ where
 }
 
 impl<Q, C, A> Inner<Q, C, A> {
+    /// Works an answer out and sends it. After the head start the work is cancelled when every caller has hung up; before that,
+    /// to watch the callers would cost more than it saves.
+    async fn answer(&self, question: Q, callers: Vec<C>, mut answers: Vec<oneshot::Sender<A>>) {
+        let mut work = (self.work)(question, callers);
+        let given = if let Ok(given) = timeout(self.head_start, &mut work).await {
+            given
+        } else {
+            let abandoned = join_all(answers.iter_mut().map(oneshot::Sender::closed));
+            match select(work, abandoned).await {
+                Either::Left((given, _)) => given,
+                Either::Right(_) => return,
+            }
+        };
+        for (answer, given) in answers.into_iter().zip(given) {
+            let _ = answer.send(given);
+        }
+    }
+
     fn open(&self) -> MutexGuard<'_, Open<Q, C, A>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,12 +140,7 @@ where
             }
             let (inner, question) = (Arc::clone(&self.inner), self.question.clone());
             // Of its own: where it panics those who wait for it are let go, and nobody else.
-            let round = tokio::spawn(async move {
-                let given = (inner.work)(question, callers).await;
-                for (answer, given) in answers.into_iter().zip(given) {
-                    let _ = answer.send(given);
-                }
-            });
+            let round = tokio::spawn(async move { inner.answer(question, callers, answers).await });
             let _ = timeout(self.inner.head_start, round).await;
         }
     }
@@ -257,6 +271,46 @@ mod tests {
         }
         stage.go.add_permits(2);
         assert_eq!((slow.await.unwrap(), next.await.unwrap()), (Ok((0, 1)), Ok((1, 2))));
+    }
+
+    #[tokio::test]
+    async fn work_whose_callers_have_all_hung_up_is_cancelled() {
+        let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+        let shared = Shared::new(Duration::from_millis(10), move |(), callers: Vec<u32>| {
+            let begun = begun.clone();
+            async move {
+                // Dropped with the work.
+                let (alive, dropped) = oneshot::channel::<()>();
+                begun.send((callers, dropped)).unwrap();
+                std::future::pending::<()>().await;
+                drop(alive);
+                vec![()]
+            }
+            .boxed()
+        });
+        let ask = |caller| {
+            let shared = shared.clone();
+            tokio::spawn(async move { shared.ask((), caller).await })
+        };
+        let first = ask(1);
+        let (_, first_is_over) = has_begun.recv().await.unwrap();
+        let others = [ask(2), ask(3)];
+        let (mut callers, others_are_over) = has_begun.recv().await.unwrap();
+        while callers.len() < 2 {
+            callers.extend(has_begun.recv().await.unwrap().0);
+        }
+        first.abort();
+        assert!(first_is_over.await.is_err(), "its work is dropped");
+        others[0].abort();
+        let still_awaited = timeout(Duration::from_millis(100), others_are_over).await;
+        if callers == [2, 3] {
+            assert!(still_awaited.is_err(), "one of the two still waits");
+        }
+        others[1].abort();
+        while Arc::strong_count(&shared.inner) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(shared.inner.open().questions.is_empty());
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! Accounts that come in by the hundred thousand: what is asked, what is told, and how an account that is there already is
 //! told from one that is in the way. The part that both databases share, without a statement.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::PasswordHash;
+use crate::model::login_name::{NameKey, are_equal};
 use crate::model::{AccountStatus, Millis, Role, UserId};
 
 /// Rows in one statement.
@@ -79,8 +81,8 @@ pub(super) fn judge(rows: &[ImportRow], met: &[Met]) -> Vec<Imported> {
     for (index, kind, id, username, email, hash) in met {
         let Some(row) = usize::try_from(*index).ok().and_then(|index| rows.get(index)) else { continue };
         let verdict = &mut verdicts[usize::try_from(*index).unwrap_or_default()];
-        let same = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
-        if row.id.is_none_or(|own| own == *id) && same(&row.username, username) && same(&row.email, email) {
+        let has_names = are_equal(&row.username, username) && are_equal(&row.email, email);
+        if row.id.is_none_or(|own| own == *id) && has_names {
             *verdict = Imported::Unchanged(*id, row.password_hash.0 == *hash);
             continue;
         }
@@ -106,6 +108,27 @@ pub(super) fn new_rows(rows: &[ImportRow], verdicts: &[Imported]) -> (Vec<usize>
     new.partition(|index| rows[*index].id.is_some())
 }
 
+/// The keys of a row's username and e-mail address.
+pub(super) fn row_keys(row: &ImportRow) -> (Option<String>, Option<String>) {
+    let key = |name: &str| NameKey::of(name).map(|key| key.as_str().to_owned());
+    (key(&row.username), key(&row.email))
+}
+
+/// The rows that were added, with the ids that were given: id, username, e-mail address.
+pub(super) fn named_rows<'a>(
+    rows: &'a [ImportRow],
+    indices: &[usize],
+    given: &[(UserId, String)],
+) -> Vec<(UserId, &'a str, &'a str)> {
+    let by_name: HashMap<&str, &ImportRow> =
+        indices.iter().map(|index| (rows[*index].username.as_str(), &rows[*index])).collect();
+    let named = given.iter().filter_map(|(id, username)| {
+        let row = by_name.get(username.as_str())?;
+        Some((*id, row.username.as_str(), row.email.as_str()))
+    });
+    named.collect()
+}
+
 /// Notes the ids that were given, by name.
 pub(super) fn note_ids(
     verdicts: &mut [Imported],
@@ -113,8 +136,7 @@ pub(super) fn note_ids(
     indices: &[usize],
     given: Vec<(UserId, String)>,
 ) {
-    let given: std::collections::HashMap<String, UserId> =
-        given.into_iter().map(|(id, username)| (username, id)).collect();
+    let given: HashMap<String, UserId> = given.into_iter().map(|(id, username)| (username, id)).collect();
     for index in indices {
         verdicts[*index] = Imported::Added(given.get(&rows[*index].username).copied());
     }

@@ -26,6 +26,8 @@ pub trait Dialect: Database {
 pub enum Meaning {
     /// It cannot serve now; the same call may succeed later.
     Unavailable,
+    /// Another transaction holds what this one needs; the same call may succeed soon, on the same connection.
+    Locked,
     /// A unique field is taken.
     Taken(&'static str),
     /// It answered no.
@@ -81,6 +83,7 @@ pub fn store_error<DB: Dialect>(error: sqlx::Error) -> StoreError {
     };
     match meaning {
         Meaning::Unavailable => StoreError::Unavailable(Box::new(error)),
+        Meaning::Locked => StoreError::Locked(Box::new(error)),
         Meaning::Taken(field) => StoreError::Taken { field },
         Meaning::Refused => StoreError::Database(Box::new(error)),
     }
@@ -88,6 +91,7 @@ pub fn store_error<DB: Dialect>(error: sqlx::Error) -> StoreError {
 
 /// A connection of the pool for the length of one call.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each tells of another thing, and all combinations occur")]
 pub struct Lease<DB: Dialect> {
     /// `None` only while being dropped.
     connection: Option<PoolConnection<DB>>,
@@ -95,6 +99,8 @@ pub struct Lease<DB: Dialect> {
     in_flight: bool,
     in_transaction: bool,
     broken: bool,
+    /// What each statement counts in the tally.
+    weight: u64,
 }
 
 impl<DB: Dialect> Lease<DB>
@@ -112,7 +118,13 @@ where
             in_flight: false,
             in_transaction: false,
             broken: false,
+            weight: 1,
         })
+    }
+
+    /// Leaves the statements of this use out of [`Tally::statements`]: the looks of the upkeep, which come at a fixed pace.
+    pub const fn uncounted(&mut self) {
+        self.weight = 0;
     }
 
     /// Runs a statement; returns how many rows it changed.
@@ -161,11 +173,19 @@ where
             Ok(value) => self.commit().await.map(|()| value),
             Err(error) if error.is_unavailable() => Err(error),
             Err(error) => {
-                self.script("ROLLBACK", 1).await?;
-                self.in_transaction = false;
+                self.roll_back().await?;
                 Err(error)
             }
         }
+    }
+
+    /// Rolls back a transaction that is open, and with it lets go of every lock.
+    pub async fn roll_back(&mut self) -> Result<()> {
+        if self.in_transaction {
+            self.script("ROLLBACK", 1).await?;
+            self.in_transaction = false;
+        }
+        Ok(())
     }
 
     async fn script(&mut self, script: impl SqlSafeStr, statements: u64) -> Result<()> {
@@ -175,8 +195,13 @@ where
         self.settle(answer).map(drop)
     }
 
+    /// The connection itself, for what is no statement. Unless a statement follows, the connection is dropped with the lease.
+    pub fn connection(&mut self) -> Result<&mut DB::Connection> {
+        self.send(0)
+    }
+
     fn send(&mut self, statements: u64) -> Result<&mut DB::Connection> {
-        self.tally.count(statements);
+        self.tally.count(statements * self.weight);
         self.in_flight = true;
         match &mut self.connection {
             Some(connection) => Ok(&mut **connection),
@@ -188,7 +213,7 @@ where
         self.in_flight = false;
         answer.map_err(|error| {
             let error = store_error::<DB>(error);
-            self.broken |= error.is_unavailable();
+            self.broken |= matches!(error, StoreError::Unavailable(_));
             error
         })
     }

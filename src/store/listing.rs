@@ -148,6 +148,13 @@ pub fn listed<K: Ord>(rows: Vec<ListRow>, size: u32, order: impl Fn(&Account) ->
 }
 
 impl AccountFilter {
+    /// Whether all accounts are looked at once, for the page and the count alike: a search finds few, and a large number of
+    /// corrections is put in order once.
+    pub(super) fn is_read_once(&self) -> bool {
+        self.search.is_some()
+            || self.presence.as_ref().is_some_and(|presence| !presence.corrections.is_empty())
+    }
+
     /// Whether it lets every account through.
     pub(super) const fn is_open(&self) -> bool {
         self.search.is_none() && self.status.is_none() && self.presence.is_none()

@@ -1,6 +1,7 @@
-//! The rules of refresh tokens that both databases share.
+//! The rules of sessions and refresh tokens that both databases share.
 
-use crate::model::Millis;
+use super::{UntoldEnd, UntoldEnds};
+use crate::model::{Millis, UserId};
 
 /// The presented token, as the session holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,34 @@ pub fn may_rotate(presented: Presented, now: Millis, grace_ms: i64) -> bool {
 
 /// For how long sessions are kept that have ended or run out, ms: far longer than any access token of them may live.
 pub const KEEP_ENDED_SESSIONS_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+/// Old sessions of each kind that a login forgets: more than it adds, so that they become fewer, and a bounded number.
+pub const FORGOTTEN_AT_ONCE: i64 = 100;
+/// The most sessions that one transaction ends. An account may have more alive only from a version without a bound, or by
+/// plain SQL.
+pub const ENDED_AT_ONCE: i64 = 1_000;
+
+/// Accounts on a page of untold ends.
+pub const UNTOLD_ACCOUNTS: i64 = 256;
+/// Untold ends of one account on a page, at least, where the account has them; more where there are few accounts.
+pub const UNTOLD_EACH: i64 = 256;
+/// Untold ends on a page.
+pub const UNTOLD_PAGE: i64 = 2_048;
+/// Untold ends of one account, where accounts are asked for by their ids.
+pub const UNTOLD_OF_EACH: i64 = 64;
+/// Untold ends of all of these: some 50 ms of Redis's time, for which a block may wait.
+pub const UNTOLD_OF_ALL: i64 = 4_096;
+
+/// A page of untold ends from its rows: user, sid, whether the account may not be present; and how many accounts it is of.
+pub fn untold_page(rows: Vec<(UserId, String, bool)>, accounts: i64) -> UntoldEnds {
+    let is_full = accounts >= UNTOLD_ACCOUNTS || rows.len() as u64 >= UNTOLD_PAGE.unsigned_abs();
+    let next = rows.last().map(|(user, ..)| *user).filter(|_| is_full);
+    UntoldEnds { ends: rows.into_iter().map(untold_end).collect(), next }
+}
+
+/// An untold end from its row.
+pub fn untold_end((user, sid, blocked): (UserId, String, bool)) -> UntoldEnd {
+    UntoldEnd { user, sid, blocked }
+}
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use super::{Credentials, MirrorRow, PasswordHash, Result, Session, StoreError};
 use crate::model::account::UnknownWord;
 use crate::model::audit::{HistoryStep, InSql};
-use crate::model::history::Recorded;
+use crate::model::history::{Bounds, Recorded, Stored};
 use crate::model::{Account, Actor, Deed, Millis, SessionId, StreamId, TrailEntry, UserId};
 
 /// The columns of [`AccountRow`], of the table `users` or an alias `u` that both statements and joins go by.
@@ -38,13 +38,18 @@ pub struct CredentialsRow {
     password_hash: String,
 }
 
-/// Where a user's history has got to.
+/// A row of `users` as far as presence goes, with the newest row of its history, and the newest transition that SQL has
+/// taken of any user.
 #[derive(Debug, FromRow)]
-pub struct RecordedRow {
+pub struct StoredRow {
     id: UserId,
     online_status: String,
     presence_version: i64,
     last_seen: Option<DateTime<Utc>>,
+    to_status: Option<String>,
+    stream_id: Option<String>,
+    newest_ms: Option<i64>,
+    newest_seq: Option<i64>,
 }
 
 /// A row of `users` as far as presence goes.
@@ -55,10 +60,19 @@ pub struct PresenceRow {
     last_seen: Option<DateTime<Utc>>,
 }
 
-/// Reads `presence_transitions.stream_id`, `<shard>/<ms>-<seq>`: Redis's time of the entry.
-pub fn instant(stream_id: &str) -> Option<Millis> {
-    let id: StreamId = stream_id.split_once('/')?.1.parse().ok()?;
-    Some(Millis(i64::try_from(id.ms).ok()?))
+/// Reads `presence_transitions.stream_id`, `<shard>/<ms>-<seq>`: the id of the entry in its shard.
+pub fn entry_id(stream_id: &str) -> Option<StreamId> {
+    stream_id.split_once('/')?.1.parse().ok()
+}
+
+/// Reads `presence_positions.stream_ms` and `stream_seq`.
+pub fn position(ms: i64, seq: i64) -> StreamId {
+    StreamId { ms: ms.max(0).unsigned_abs(), seq: seq.max(0).unsigned_abs() }
+}
+
+/// Redis's time of an entry.
+pub fn instant(id: StreamId) -> Millis {
+    Millis(i64::try_from(id.ms).unwrap_or(i64::MAX))
 }
 
 /// A row of `users` with the newest word of its history.
@@ -134,16 +148,21 @@ impl TryFrom<CredentialsRow> for Credentials {
     }
 }
 
-impl TryFrom<RecordedRow> for (UserId, Recorded) {
-    type Error = StoreError;
-
-    fn try_from(row: RecordedRow) -> Result<Self> {
-        let recorded = Recorded {
-            status: word("users.online_status", &row.online_status)?,
-            version: row.presence_version,
-            last_seen: row.last_seen.map(Millis::from_utc),
+impl StoredRow {
+    /// The user, and where its history has got to; a `last_seen` after `latest` counts as none.
+    pub fn into_recorded(self, latest: Millis) -> Result<(UserId, Recorded)> {
+        let to = self.to_status.map(|to| word("presence_transitions.to_status", &to)).transpose()?;
+        let stored = Stored {
+            mirror: word("users.online_status", &self.online_status)?,
+            version: self.presence_version,
+            last_seen: self.last_seen.map(Millis::from_utc),
+            newest: to.map(|to| {
+                let id = self.stream_id.as_deref().and_then(entry_id);
+                (to, id.unwrap_or(StreamId { ms: 0, seq: 0 }))
+            }),
         };
-        Ok((row.id, recorded))
+        let newest = position(self.newest_ms.unwrap_or(0), self.newest_seq.unwrap_or(0));
+        Ok((self.id, stored.recorded(Bounds { version: newest.version(), last_seen: latest })))
     }
 }
 

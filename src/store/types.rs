@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use crate::files::FileError;
 use crate::model::{
-    Account, AccountStatus, Action, Millis, OnlineStatus, Role, SessionId, TrailEntry, UserId,
-    account::UnknownWord,
+    Account, AccountStatus, Action, Actor, Change, Deed, Millis, OnlineStatus, Role, SessionId, TrailEntry,
+    UserId, account::UnknownWord,
 };
 
 /// What can go wrong with SQL.
@@ -13,6 +14,14 @@ pub enum StoreError {
     /// The database could not be reached, refused, or took too long.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Box<sqlx::Error>),
+    /// Too many statements that read every account run, or wait, already.
+    #[error("too many searches wait for the database")]
+    Busy,
+    /// Another transaction held what this call needed, for as long as the call could wait.
+    #[error(
+        "another transaction in the database holds a lock that this needs; it may succeed when that has ended: {0}"
+    )]
+    Locked(#[source] Box<sqlx::Error>),
     /// The database answered with an error.
     #[error("the database refused a statement: {0}")]
     Database(#[source] Box<sqlx::Error>),
@@ -28,6 +37,9 @@ pub enum StoreError {
     /// Nobody would be left who can administer.
     #[error("this is the last account that can administer")]
     LastAdministrator,
+    /// The record of an administrator's action could not be written, so the action was not taken.
+    #[error("the record of an administrator's action could not be written: {0}")]
+    Unrecorded(#[source] Box<StoreError>),
     /// A text holds what the database cannot keep: a NUL character.
     #[error("this {field} holds a character that cannot be kept")]
     Unfit {
@@ -45,12 +57,25 @@ pub enum StoreError {
     /// The URL cannot be used.
     #[error("DATABASE_URL cannot be used: {0}")]
     Url(String),
+    /// A file of the database is not private, and cannot be made so.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl StoreError {
+    /// As the reason why an action was not recorded.
+    pub(super) fn unrecorded(self) -> Self {
+        if self.is_unavailable() { self } else { Self::Unrecorded(Box::new(self)) }
+    }
+
     /// Whether the same call may succeed later.
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Locked(_))
+    }
+
+    /// Whether there was no place for the call, in a database that is well.
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy)
     }
 }
 
@@ -67,9 +92,9 @@ impl fmt::Debug for PasswordHash {
 /// An account to add.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
-    /// Unique whatever its case.
+    /// No other account's username or e-mail address.
     pub username: String,
-    /// Unique whatever its case.
+    /// No other account's username or e-mail address.
     pub email: String,
     /// Hash of the password.
     pub password_hash: PasswordHash,
@@ -106,7 +131,8 @@ pub struct AccountPatch {
 /// Which accounts a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct AccountFilter {
-    /// A part of the username, whatever the case; `%`, `_` and `\` are plain characters.
+    /// A part of the username, compared in folded form ([`crate::model::login_name::fold`]); `%`, `_` and `\` are plain
+    /// characters.
     pub search: Option<String>,
     /// Whether `search` looks into e-mails too.
     pub search_email: EmailSearch,
@@ -208,6 +234,20 @@ pub struct AccountChanges {
     pub users: Vec<UserId>,
 }
 
+/// What may have changed when a wait ended. After a timeout, or where it is not known, both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woken {
+    /// The log of account changes may have grown.
+    pub accounts: bool,
+    /// Sessions may have ended.
+    pub sessions: bool,
+}
+
+impl Woken {
+    /// Both may have changed.
+    pub(super) const BOTH: Self = Self { accounts: true, sessions: true };
+}
+
 /// SHA-256 of a refresh token: all that SQL keeps of it.
 pub type RefreshHash = [u8; 32];
 
@@ -227,8 +267,80 @@ pub struct NewSession {
     /// The hash that the password was checked against: where the account has another by now, or is gone, there is no
     /// session. `None` checks only that the account is there.
     pub password_hash: Option<PasswordHash>,
-    /// Now, by the caller's clock (sessions and tokens are no presence; invariant 7 is not theirs).
+    /// The most sessions that the account may have alive, this one included; at least 1.
+    pub most_alive: u32,
+    /// Now, by the clock of Redis.
     pub now: Millis,
+}
+
+/// A session that was added.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Begun {
+    /// Older sessions of the account that ended to make room for it.
+    pub displaced: Vec<SessionId>,
+}
+
+/// Sessions to end.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionEnd<'a> {
+    /// Whose sessions.
+    pub user: UserId,
+    /// Which one; `None` for all that are alive.
+    pub sid: Option<&'a SessionId>,
+    /// Now, for people: no decision depends on it.
+    pub now: Millis,
+    /// The administrator who ends another account's sessions, and that account's username: recorded in the same transaction.
+    pub by: Option<(&'a Actor, &'a str)>,
+}
+
+impl SessionEnd<'_> {
+    /// The record of it in the trail.
+    pub(super) fn deed(&self, username: &str, ended: &[SessionId]) -> Deed {
+        Deed {
+            action: Action::EndSessions,
+            user: self.user,
+            username: username.to_owned(),
+            changes: ended.iter().map(|sid| Change::new("session", Some(sid.as_str()), None)).collect(),
+        }
+    }
+}
+
+/// Sessions that have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ended {
+    /// Those that were alive until now.
+    pub sids: Vec<SessionId>,
+    /// Whether others may be alive still: a call ends a bounded number.
+    pub more: bool,
+}
+
+/// One page of an account's sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionList {
+    /// The page, newest first.
+    pub sessions: Vec<Session>,
+    /// How many are alive, on all pages.
+    pub total: i64,
+}
+
+/// The end of a session that Redis has not been told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntoldEnd {
+    /// Whose session it was.
+    pub user: UserId,
+    /// Its name as the row has it, which plain SQL may have written.
+    pub sid: String,
+    /// Whether the account may not be present: Redis then refuses its tokens anyway.
+    pub blocked: bool,
+}
+
+/// One page of the ends that Redis has not been told of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UntoldEnds {
+    /// The page, by account: a bounded number of accounts and of ends of each.
+    pub ends: Vec<UntoldEnd>,
+    /// The account after which the next page begins; `None` where this was the last page.
+    pub next: Option<UserId>,
 }
 
 /// A login session.
@@ -257,7 +369,9 @@ pub struct RotationRequest {
     pub successor: RefreshHash,
     /// When the successor expires.
     pub successor_expires_at: Millis,
-    /// Now.
+    /// A session that began before this instant is too old and ends; `None` for no bound.
+    pub begun_since: Option<Millis>,
+    /// Now, by the clock of Redis.
     pub now: Millis,
     /// For how long after its first use a token may be used again, ms.
     pub grace_ms: i64,
@@ -270,6 +384,8 @@ pub enum Rotation {
     Rotated,
     /// It had been used before the grace: theft. The session has been ended by this call.
     Reused,
+    /// The session has reached its greatest age. It has been ended by this call.
+    TooOld,
     /// The session ended before, is unknown, or is not this user's.
     Ended,
 }
@@ -281,6 +397,9 @@ pub struct RecordOutcome {
     pub recorded: usize,
     /// Users whom SQL does not know, each once: their transitions were set aside.
     pub unknown: Vec<UserId>,
+    /// Users whose row another transaction holds, ascending: nothing of theirs was recorded. Their transitions must come
+    /// again before any later ones of theirs.
+    pub locked: Vec<UserId>,
 }
 
 /// A user whom the mirror calls present.

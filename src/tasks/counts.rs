@@ -32,7 +32,11 @@ impl Counts {
             "Users taken offline because their deadline had passed, by who found it",
             &self.claims,
         );
-        registry.counter("transitions_persisted", "Transitions that SQL has committed", &self.persisted);
+        registry.counter(
+            "transitions_persisted",
+            "Rows that were added to the history in SQL",
+            &self.persisted,
+        );
         registry.histogram(
             "expiry_lag_seconds",
             "From a user's deadline to the transition that took the user offline, by Redis's clock",
@@ -48,10 +52,10 @@ impl Counts {
         self.claims.at(1).inc_by(users);
     }
 
-    /// Looks at a batch that was committed. The lag is read off the transitions, whoever of all instances claimed them: the
+    /// Looks at a batch that was committed, and added so many rows to the history: what SQL is told twice adds none. The lag is read off the transitions, whoever of all instances claimed them: the
     /// id of an entry is the instant at which Redis appended it, `at` the deadline.
-    pub(super) fn persisted(&self, batch: &[Transition]) {
-        self.persisted.inc_by(batch.len() as u64);
+    pub(super) fn persisted(&self, batch: &[Transition], rows: u64) {
+        self.persisted.inc_by(rows);
         for transition in batch {
             if transition.to == OnlineStatus::Offline && transition.reason == Reason::Expired {
                 let lag_ms = transition.id.ms.saturating_sub(transition.at.0.unsigned_abs());

@@ -37,13 +37,13 @@ async fn flush(context: &Context, shard: u32) -> Result<(), PresenceError> {
     }
     let mut place = None;
     loop {
-        let (seen, next) = context.live.seen(shard, place, CHUNK).await?;
-        if !seen.is_empty() {
-            context.store.touch_last_seen(&seen).await?;
+        let page = context.live.seen(shard, place, CHUNK).await?;
+        if !page.users.is_empty() {
+            context.store.touch_last_seen(&page.users, page.now).await?;
         }
-        if next.is_none() {
+        if page.next.is_none() {
             return Ok(());
         }
-        place = next;
+        place = page.next;
     }
 }

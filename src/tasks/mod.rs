@@ -1,16 +1,23 @@
-//! The loops: sweep, listen, persist, reconcile, follow account changes, write `last_seen` behind.
+//! The loops: sweep, listen, persist, reconcile, verify presence keys, follow account changes, tell of ended sessions,
+//! complete login names, write `last_seen` behind, look after SQL.
 //!
 //! Each is a loop for ever that survives every failure of Redis and SQL, logs its beginning and its end, and owns no
 //! truth: any number of instances run all of them side by side (invariant 8). A loop that ends by itself is a
 //! defect; [`Tasks::failed`] reports it and the process ends rather than live on half alive.
 
 mod accounts;
+mod clock_watch;
 mod counts;
+mod deferral;
 mod last_seen;
 mod listen;
+mod names;
 mod persist;
 mod reconcile;
+mod session_ends;
 mod sweep;
+mod upkeep;
+mod verify;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -85,12 +92,36 @@ impl Tasks {
         let (one, now) = (context.clone(), sweep_now.clone());
         loops.spawn(named("listen", async move { listen::run(&one, &now).await }));
         let one = context.clone();
-        loops.spawn(named("reconcile", async move { reconcile::run(&one).await }));
+        loops.spawn(named(
+            "reconcile",
+            when_paired(context.live.clone(), async move { reconcile::run(&one).await }),
+        ));
         let one = context.clone();
-        loops.spawn(named("accounts", async move { accounts::run(&one).await }));
+        loops.spawn(named(
+            "verify",
+            when_paired(context.live.clone(), async move { verify::run(&one).await }),
+        ));
+        let (one, names) = (context.clone(), Arc::<Notify>::default());
+        let changed = names.clone();
+        loops.spawn(named(
+            "accounts",
+            when_paired(context.live.clone(), async move { accounts::run(&one, &changed).await }),
+        ));
+        let one = context.clone();
+        loops.spawn(named("names", async move { names::run(&one, &names).await }));
+        let one = context.clone();
+        loops.spawn(named(
+            "session_ends",
+            when_paired(context.live.clone(), async move { session_ends::run(&one).await }),
+        ));
+        let one = context.clone();
+        loops.spawn(named("upkeep", async move { upkeep::run(&one).await }));
         if !context.last_seen_flush.is_zero() {
             let one = context.clone();
-            loops.spawn(named("last_seen", async move { last_seen::run(&one).await }));
+            loops.spawn(named(
+                "last_seen",
+                when_paired(context.live.clone(), async move { last_seen::run(&one).await }),
+            ));
         }
         // The persister alone has something in hand that is worth finishing.
         let one = context.clone();
@@ -129,6 +160,12 @@ impl Tasks {
             Box::pin(async { tokio::join!(self.live.resign(), Box::pin(self.presence.resign())) });
         let _ = timeout(FAREWELL, resigning).await;
     }
+}
+
+/// Runs what carries something between SQL and Redis, from when both are known to be of one installation.
+async fn when_paired(live: LiveSet, run: impl Future<Output = ()>) {
+    live.verified().await;
+    run.await;
 }
 
 /// Catches a panic, whose text the panic hook has printed, so that the loop can be named.

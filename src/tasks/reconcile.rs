@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Context;
+use crate::live::Mend;
 use crate::model::{Millis, OnlineStatus, Presence, UserId};
 use crate::presence::{PresenceError, Trouble};
 
@@ -37,8 +38,9 @@ pub struct Reconciled {
 pub(super) async fn run(context: &Context) {
     static TROUBLE: Trouble = Trouble::new("the reconciler must wait for Redis or SQL");
     let mut reconnections = context.live.reconnections();
-    // Shards whose new life began under our eyes and whose users have not been looked at yet: kept over every attempt.
-    let mut doubtful = BTreeSet::new();
+    // Shards whose users have not been compared with SQL since either may have lost something: kept over every attempt. At
+    // the start it is all of them, for SQL may have been restored from a dump.
+    let mut doubtful: BTreeSet<u32> = context.live.shards().collect();
     let mut retry = RETRY;
     loop {
         context.live.connected().await;
@@ -65,8 +67,17 @@ pub(super) async fn run(context: &Context) {
             tokio::select! {
                 () = reconnections.next() => break,
                 () = context.presence.loss_noticed() => break,
-                () = sleep_until(due) => break,
+                () = sleep_until(due) => {
+                    if next >= ROUND {
+                        doubtful.extend(context.live.shards());
+                    }
+                    break;
+                }
                 () = context.presence.answers_again() => {}
+                () = context.presence.sql_may_be_replaced() => {
+                    doubtful.extend(context.live.shards());
+                    break;
+                }
             }
             if let Err(error) = context.presence.restore_fence().await {
                 TROUBLE.note(&error);
@@ -81,6 +92,9 @@ pub(super) async fn run(context: &Context) {
 /// Returns when to look again. Shards that cannot be asked hold up no other; that there are some is told when all others are
 /// done.
 async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Duration, PresenceError> {
+    context.live.confirm_installation().await?;
+    context.live.look_for_eviction().await;
+    context.presence.keep_ids_from_coming_again().await?;
     let mut outcome = Ok(());
     let epochs = context.live.shards().map(|shard| context.live.epoch(shard));
     for (shard, epoch) in context.live.shards().zip(join_all(epochs).await) {
@@ -92,9 +106,14 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
         }
     }
     outcome = outcome.and(context.presence.restore_fence().await);
+    let damaged = context.presence.take_damaged();
+    if !damaged.is_empty() {
+        doubtful.extend(&damaged);
+        outcome = outcome.and(restore(context, &damaged).await);
+    }
     let held = join_all(context.live.shards().map(|shard| context.live.due(shard, 1))).await;
     for (shard, due) in context.live.shards().zip(held) {
-        // Done by whoever began the epoch, and by everyone where data are known to be lost.
+        // Every instance does it where data are known to be lost.
         let done = match due {
             Ok(due) if doubtful.contains(&shard) || !due.held.is_zero() => affirm(context, shard).await,
             Ok(_) => continue,
@@ -105,6 +124,7 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
         }
         outcome = outcome.and(done);
     }
+    compare_blocklist(context).await;
     outcome = outcome.and(context.live.forget_the_gone().await.map_err(PresenceError::from));
     let reconciled = reconcile_once(context).await;
     outcome?;
@@ -115,14 +135,29 @@ async fn settle(context: &Context, doubtful: &mut BTreeSet<u32>) -> Result<Durat
     Ok(reconciled.too_early.unwrap_or(ROUND))
 }
 
-/// One pass over those who are present: a server that came back with older data may call someone online who has left
-/// or gone away since, as SQL knows, and who stays online by a heartbeat that changes nothing. SQL is told again. What is on
-/// its way to SQL meanwhile is told twice, and recorded once.
+/// Compares the blocklist with SQL; where that fails the log of account changes is followed all the same, and the next round
+/// compares again.
+async fn compare_blocklist(context: &Context) {
+    if let Err(error) = context.presence.keep_ids_from_coming_again().await {
+        tracing::debug!(%error, "the largest account id could not be compared");
+    }
+    match context.presence.compare_blocklist().await {
+        Ok(0) => {}
+        Ok(accounts) => {
+            tracing::warn!(accounts, "the blocklist in Redis differed from SQL and was corrected");
+        }
+        Err(error) => tracing::debug!(%error, "the blocklist could not be compared with SQL"),
+    }
+}
+
+/// One pass over those who are present. A Redis that came back with older data may call a user online who has left or gone
+/// away since, as SQL knows, and who stays online by a heartbeat that changes nothing; a SQL that was restored from a dump may
+/// not know of the user's return. SQL is told again. What is on its way to SQL meanwhile is told twice, and recorded once.
 async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
     let mut place = None;
     loop {
-        let (present, next) = context.live.seen(shard, place, CHUNK).await?;
-        let ids: Vec<UserId> = present.into_iter().map(|(user, _)| user).collect();
+        let page = context.live.seen(shard, place, CHUNK).await?;
+        let ids = page.present();
         let accounts = context.store.accounts(&ids).await?;
         let accounts: HashMap<UserId, OnlineStatus> =
             accounts.into_iter().map(|account| (account.id, account.mirror)).collect();
@@ -140,10 +175,32 @@ async fn affirm(context: &Context, shard: u32) -> Result<(), PresenceError> {
         if !other_in_sql.is_empty() {
             context.live.affirm(shard, &other_in_sql).await?;
         }
-        if next.is_none() {
+        if page.next.is_none() {
             return Ok(());
         }
-        place = next;
+        place = page.next;
+    }
+}
+
+/// One pass over those whom SQL calls present, for shards that lost single keys: a presence key whose user is not in the live set
+/// puts the user back, and a user of the live set whose key is gone has it made anew.
+async fn restore(context: &Context, shards: &BTreeSet<u32>) -> Result<(), PresenceError> {
+    let mut after = 0;
+    loop {
+        let page = context.store.present_in_mirror_after(after, CHUNK).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.user;
+        let mut by_shard: HashMap<u32, Vec<Mend>> = HashMap::new();
+        for row in page {
+            let shard = context.live.shard_of(row.user);
+            if shards.contains(&shard) {
+                let mend = Mend { user: row.user, fallback: row.status, tell: false };
+                by_shard.entry(shard).or_default().push(mend);
+            }
+        }
+        for (shard, users) in by_shard {
+            context.live.mend(shard, &users).await?;
+        }
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::clock_watch::ClockWatch;
 use super::{Context, SweepNow};
 use crate::live::{LiveError, LiveSet};
+use crate::model::Millis;
 use crate::presence::Trouble;
 
 /// Deadlines claimed in one call: some 5 ms of Redis's time.
@@ -27,6 +29,10 @@ pub struct Swept {
     pub claimed: u64,
     /// Members of the live set that were no user ids, and were dropped.
     pub strays: u64,
+    /// Redis's time of the last look.
+    pub now: Millis,
+    /// Whether some deadline is later than a heartbeat of now could make it.
+    pub ahead: bool,
     /// Whether a shard's fence does not stand: Redis was restarted or has lost its data, and nothing was claimed.
     pub unfenced: bool,
 }
@@ -34,15 +40,23 @@ pub struct Swept {
 pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
     static TROUBLE: Trouble = Trouble::new("the sweeper cannot reach Redis; deadlines wait");
     let mut trouble = TROUBLE.share();
+    let mut clock = ClockWatch::new();
+    // Many users may have to be brought back; deadlines do not wait for it.
+    let mut bringing_back = None;
     loop {
+        let sent = Instant::now();
         let sleep = match look(&context.live, shard).await {
             Ok((swept, next)) => {
                 trouble.over();
-                context.counts.claimed_by_sweeper(swept.claimed);
+                clock.note(swept.now, sent, Instant::now());
                 if swept.unfenced {
+                    clock.suspect();
                     // Redis has forgotten something, whether or not the connection told of it.
                     context.presence.redis_has_forgotten();
+                } else if swept.ahead && bringing_back.is_none() && clock.take() {
+                    bringing_back = Some(Box::pin(bring_back(&context.live, shard, swept.now)));
                 }
+                context.counts.claimed_by_sweeper(swept.claimed);
                 next
             }
             Err(error) => {
@@ -50,7 +64,42 @@ pub(super) async fn run(context: &Context, shard: u32, now: &SweepNow) {
                 NAP
             }
         };
-        let _ = timeout(sleep, now.notified()).await;
+        let brought_back = async {
+            match bringing_back.as_mut() {
+                Some(walk) => walk.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = timeout(sleep, now.notified()) => {}
+            is_done = brought_back => {
+                bringing_back = None;
+                if !is_done {
+                    clock.suspect();
+                }
+            }
+        }
+    }
+}
+
+/// Brings users back whose heartbeats lie ahead of Redis's clock, which was ahead for a while and has been set right. Whether
+/// all of them were looked at.
+async fn bring_back(live: &LiveSet, shard: u32, now: Millis) -> bool {
+    match live.bring_back_from_ahead(shard, now).await {
+        Ok(users) => {
+            if users > 0 {
+                tracing::warn!(
+                    users,
+                    shard,
+                    "Redis's clock was set back: heartbeats from ahead count as of now"
+                );
+            }
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%error, "deadlines that lie ahead could not be brought back");
+            false
+        }
     }
 }
 
@@ -75,7 +124,13 @@ pub async fn sweep_once(live: &LiveSet) -> Result<Swept, LiveError> {
 /// Claims what has passed, a chunk at most; returns how long to sleep then, zero where there is more.
 async fn look(live: &LiveSet, shard: u32) -> Result<(Swept, Duration), LiveError> {
     let due = live.due(shard, CHUNK).await?;
-    let mut swept = Swept { passed: due.passed.len() as u64, unfenced: !due.fenced, ..Swept::default() };
+    let mut swept = Swept {
+        passed: due.passed.len() as u64,
+        unfenced: !due.fenced,
+        now: due.now,
+        ahead: due.is_ahead,
+        ..Swept::default()
+    };
     if !due.strays.is_empty() {
         tracing::warn!(
             count = due.strays.len(),

@@ -78,11 +78,10 @@ async fn the_walk_in_the_readme_is_true() {
         ..PresencedOptions::default()
     })
     .await;
-    let port = std::fs::read_to_string(service.data().join("redis/port")).unwrap();
     let env = [
         ("ADDRESS", service.base_url().to_owned()),
         ("ADMIN_PASSWORD", service.printed("admin password: ").unwrap()),
-        ("REDIS_PORT", port),
+        ("REDIS_SOCKET", service.redis_socket().display().to_string()),
         ("DATA", service.data().display().to_string()),
     ];
     let readme = std::fs::read_to_string("README.md").unwrap();

@@ -1,7 +1,7 @@
 """Mints tokens by the real packages: SimpleJWT and PyJWT, with keys made by cryptography.
 
-Takes JSON: `user` (an id), `secret` (for HS256), `kids` (names of keys to make, each with its algorithm), and `claims`
-(further ones for the tokens of PyJWT). Prints JSON: tokens of a shared secret under `shared`, and for each kid its
+Takes JSON: `user` (an id), `secret` (for HS256), `kids` (names of keys to make, each with its algorithm), `claims`
+(further ones for the tokens of PyJWT), and `simple_jwt` (settings of SimpleJWT). Prints JSON: tokens of a shared secret under `shared`, and for each kid its
 `jwk`, its `pem`, a token of PyJWT that names it (`token`) and one of SimpleJWT, which names none (`unnamed`).
 """
 
@@ -21,6 +21,7 @@ asked = json.loads(sys.argv[1])
 settings.configure(
     SECRET_KEY=asked["secret"],
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "rest_framework_simplejwt"],
+    SIMPLE_JWT=asked.get("simple_jwt", {}),
 )
 django.setup()
 

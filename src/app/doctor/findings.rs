@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::model::audit::{Break, Disagreement, InSql};
 use crate::model::{Millis, SessionId, StreamId, UserId};
+use crate::store::NameClash;
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,22 @@ pub(super) enum Finding {
     Break(Break),
     /// About a shard.
     Shard(ShardTrouble),
+    /// About login names.
+    Names(NameTrouble),
+}
+
+/// What is wrong with login names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NameTrouble {
+    /// Two accounts share one.
+    Clash(NameClash),
+    /// The keys are not those of the names.
+    Keys {
+        /// Whose.
+        user: UserId,
+        /// Its name.
+        username: String,
+    },
 }
 
 /// What is wrong with a shard as a whole.

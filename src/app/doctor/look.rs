@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::again;
 use super::findings::ShardTrouble;
-use super::mend;
 use super::patience::patiently;
 use super::patient::{PAGE, Patient};
 use super::report::{self, Report};
+use super::{again, mend, names};
 use crate::live::MemberPlace;
 use crate::model::audit::{Break, Disagreement, breaks};
 use crate::model::{SessionId, UserId};
@@ -62,6 +61,7 @@ impl<'a> Look<'a> {
     pub(super) async fn all(mut self) -> anyhow::Result<()> {
         self.shards().await?;
         self.accounts().await?;
+        self.names().await?;
         self.members().await?;
         self.sessions().await?;
         self.history().await?;
@@ -100,6 +100,15 @@ impl<'a> Look<'a> {
             }
             self.settle_if_full().await?;
         }
+    }
+
+    /// The login names of all accounts. They stand in SQL alone, so there is nothing to hold them against but themselves.
+    async fn names(&mut self) -> anyhow::Result<()> {
+        let store = &*self.patient.context.store;
+        let findings = names::find(store).await?;
+        let outcomes = if self.mending { Some(names::mend(store, &findings).await) } else { None };
+        self.report.tell(&findings, outcomes.as_deref());
+        Ok(())
     }
 
     /// The live set as it is: whoever is in it and is no account of SQL's.

@@ -9,6 +9,7 @@ mod again;
 mod findings;
 mod look;
 mod mend;
+mod names;
 mod patience;
 mod patient;
 mod report;
@@ -25,6 +26,7 @@ use self::report::Report;
 use super::backing;
 use super::cli::Doctor;
 use super::settings::Settings;
+use crate::live::{LiveError, eviction_warning};
 use crate::tasks::Context;
 
 /// How often it looks in all where it mends: a repair can bring to light what it hid, once or twice.
@@ -44,9 +46,22 @@ pub(super) async fn doctor(settings: &Settings, how: &Doctor) -> anyhow::Result<
             report::other_shards(found, settings.shards());
             return Ok(false);
         }
+        let ours = store.installation().await.context(
+            "the installation's id could not be read: bring the schema up to date with presenced migrate",
+        )?;
+        // A pair that does not belong together disagrees in everything, and each repair would do harm.
+        let found = live.found_installation().await.context("Redis cannot be asked")?;
+        if let Some(found) = found.filter(|found| *found != ours) {
+            let prefix = settings.prefix.clone();
+            return Err(LiveError::Installation { ours, found, prefix }.into());
+        }
+        if let Some(policy) = live.eviction_policy().await.context("Redis cannot be asked")? {
+            println!("remark: {}", eviction_warning(&policy));
+        }
         if how.repair {
-            // Whoever changes anything notes with how many shards.
+            // What changes anything notes with how many shards, and for which installation.
             live.ready().await?;
+            live.belong_to(&ours).await?;
         }
         let context = backing::context(settings, &live, &store);
         let well = examine(&context, settings.tokens.access_ttl, how.repair).await;

@@ -7,6 +7,7 @@ use super::findings::Finding;
 use super::look::Extent;
 use super::mend::Outcome;
 use super::words::words;
+use crate::model::Escaped;
 use crate::store::SetAside;
 
 /// Findings of one kind that are told one by one; of the others the sum is told.
@@ -62,14 +63,16 @@ impl Report {
             if sum.found > TOLD {
                 continue;
             }
-            println!("disagreement: {}", said.what);
+            println!("disagreement: {}", Escaped(&said.what));
             match outcome {
-                None if said.remedy.starts_with("nothing, ") => println!("  by hand: {}", said.remedy),
-                None => println!("  --repair: {}", said.remedy),
-                Some(Outcome::Mended(how)) => println!("  mended: {how}"),
+                None if said.remedy.starts_with("nothing, ") => {
+                    println!("  by hand: {}", Escaped(&said.remedy));
+                }
+                None => println!("  --repair: {}", Escaped(&said.remedy)),
+                Some(Outcome::Mended(how)) => println!("  mended: {}", Escaped(how)),
                 Some(Outcome::Changed) => println!("  left alone: it has changed since"),
-                Some(Outcome::Failed(why)) => println!("  not mended: {why}"),
-                Some(Outcome::ByHand) => println!("  not mended: {}", said.remedy),
+                Some(Outcome::Failed(why)) => println!("  not mended: {}", Escaped(why)),
+                Some(Outcome::ByHand) => println!("  not mended: {}", Escaped(&said.remedy)),
             }
         }
     }
@@ -99,7 +102,7 @@ impl Report {
     /// Remarks are told once.
     fn remark(&self, text: &str) {
         if self.pass == 1 {
-            println!("remark: {text}");
+            println!("remark: {}", Escaped(text));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The words: each finding, its likely cause, and what `--repair` does about it.
 
-use super::findings::{Finding, ShardTrouble, WhyWaiting};
+use super::findings::{Finding, NameTrouble, ShardTrouble, WhyWaiting};
 use super::mend::version_of;
 use crate::model::audit::{Break, Disagreement, InSql};
 use crate::model::{Millis, UserId};
@@ -37,6 +37,28 @@ pub(super) fn words(finding: &Finding) -> Words {
         },
         Finding::Break(broken) => of_break(broken),
         Finding::Shard(trouble) => of_shard(trouble),
+        Finding::Names(trouble) => of_names(trouble),
+    }
+}
+
+fn of_names(trouble: &NameTrouble) -> Words {
+    match trouble {
+        NameTrouble::Clash(clash) => Words {
+            kind: "shared login name",
+            what: clash.to_string(),
+            remedy: "nothing, for only people know which account keeps the name; give one of the two another: UPDATE users \
+                     SET username = … (or email = …) WHERE id = …"
+                .into(),
+        },
+        NameTrouble::Keys { user, username } => Words {
+            kind: "login name without its key",
+            what: format!(
+                "user {user} ('{}') has a login name whose key in login_names is missing or another's: triggers were off \
+                 when it was written. A login or a search by that name may miss the account",
+                username.escape_debug()
+            ),
+            remedy: "computes the keys again".into(),
+        },
     }
 }
 

@@ -14,6 +14,7 @@ use super::backing;
 use super::cli::ImportUsers;
 use super::settings::{Secret, Settings};
 use crate::identity::{Candidate, Column, Fate, Identity, Limits};
+use crate::model::Escaped;
 
 /// The most rows of one file: all of them are in memory, some hundreds of bytes each, so that every complaint is heard
 /// before anything is written.
@@ -81,23 +82,23 @@ pub(super) async fn import_users(settings: &Settings, how: ImportUsers) -> anyho
 
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for note in notes {
-        writeln!(out, "note: {note}")?;
+        writeln!(out, "note: {}", Escaped(note))?;
     }
     let (mut added, mut unchanged, mut refused) = (0, 0, 0);
     for (place, fate) in &fates {
         match fate {
             Fate::Added(what) => {
                 added += 1;
-                writeln!(out, "{place}: new: {what}")?;
+                writeln!(out, "{}: new: {}", Escaped(place), Escaped(what))?;
             }
             Fate::Unchanged(what) => {
                 unchanged += 1;
-                writeln!(out, "{place}: unchanged: {what}")?;
+                writeln!(out, "{}: unchanged: {}", Escaped(place), Escaped(what))?;
             }
             Fate::Refused(complaints) => {
                 refused += 1;
                 for complaint in complaints {
-                    writeln!(out, "{place}: refused: {complaint}")?;
+                    writeln!(out, "{}: refused: {}", Escaped(place), Escaped(complaint))?;
                 }
             }
         }

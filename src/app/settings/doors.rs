@@ -11,6 +11,8 @@ use crate::http::{Doors, Guard, Origins, Patience, PemPair, Tls, TrustedProxies}
 
 /// Files that connections leave to Redis, SQL, the log and the data folder.
 const RESERVED: u64 = 256;
+/// Connections at once to the listener of the metrics, out of [`RESERVED`].
+const METRICS_CONNECTIONS: usize = 64;
 /// The most connections by default: idle ones take about 10 KB each.
 const MOST: u64 = 100_000;
 /// How many files may be open where that cannot be asked: what most systems begin with.
@@ -30,6 +32,11 @@ pub struct DoorSettings {
         value_parser = parse::address
     )]
     pub listen: SocketAddr,
+
+    /// An address of its own for `GET /metrics`, in clear text, which is then served nowhere else [default: it is served on
+    /// the main address]
+    #[arg(long, env = "PRESENCE_METRICS_LISTEN", global = true, value_name = "ADDRESS", value_parser = parse::address)]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// Reverse proxies whose `X-Forwarded-For` says who the client is: addresses or networks, comma-separated
     #[arg(
@@ -66,6 +73,15 @@ pub struct DoorSettings {
     /// Connections at once [default: what the limit of open files leaves, 100000 at most]
     #[arg(long, env = "PRESENCE_MAX_CONNECTIONS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: Option<u32>,
+
+    /// Connections at once from one address (of IPv6: from one /64), so that one client cannot take them all; trusted proxies
+    /// have no such bound [default: half of `PRESENCE_MAX_CONNECTIONS`]
+    #[arg(long, env = "PRESENCE_MAX_CONNECTIONS_PER_ADDRESS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections_per_address: Option<u32>,
+
+    /// Requests of one user that are answered at once; heartbeats are not counted. More get 429
+    #[arg(long, env = "PRESENCE_MAX_REQUESTS_PER_USER", default_value = "64", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_requests_per_user: u32,
 
     /// Listen beyond this machine though the password of 'admin' is still the generated one
     #[arg(long, env = "PRESENCE_ALLOW_GENERATED_PASSWORD", global = true)]
@@ -111,10 +127,26 @@ impl DoorSettings {
             );
         }
         let most = self.max_connections.map_or(most.min(MOST), u64::from);
+        let per_address = self.max_connections_per_address.map_or_else(|| most.div_ceil(2), u64::from);
+        let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Ok(Doors {
             tls,
-            max_connections: usize::try_from(most).unwrap_or(usize::MAX),
+            max_connections: number(most),
+            max_connections_per_address: number(per_address),
+            trusted_proxies: self.trusted_proxies.clone(),
             patience: Patience::default(),
         })
+    }
+
+    /// How the listener of the metrics lets in: as the main one, but in clear text, and with a few connections of its own
+    /// out of those files that the main one leaves.
+    pub(in crate::app) fn open_for_metrics(&self) -> Doors {
+        Doors {
+            tls: None,
+            max_connections: METRICS_CONNECTIONS,
+            max_connections_per_address: METRICS_CONNECTIONS,
+            trusted_proxies: self.trusted_proxies.clone(),
+            patience: Patience::default(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Identity providers whose access tokens are taken: one by flags and variables, several by a file.
 //!
-//! Both say the same in the same words: a field of the file is the variable without its beginning.
+//! Both say the same in the same words: a field of the file is the variable without its beginning. An issuer signs with a
+//! private key, whose public one is known here, or with a secret that it shares with this service; all else is the same.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
-use super::{Secret, parse};
+use super::secret::read_file as read_secret;
+use super::tokens::check_list;
+use super::{Secret, SecretList, parse};
 use crate::identity::token::jwk::{self, PublicKey};
 use crate::identity::token::keeper::KeysUrl;
-use crate::identity::token::{Algorithm, IssuerSettings, KeySource};
+use crate::identity::token::{Algorithm, IssuerSettings, KeySource, Leeway, MAX_KEYS_TRIED};
 
 /// What switches a claim off.
 const OFF: &str = "off";
@@ -40,6 +43,10 @@ pub struct IssuerFlags {
     #[arg(long, env = "PRESENCE_JWT_PUBLIC_KEY", global = true, value_name = "FILE")]
     pub jwt_public_key: Option<PathBuf>,
 
+    /// Or secrets shared with it, 32 bytes or more each, apart by commas or lines: it signs by HS256, HS384 or HS512
+    #[arg(long, env = "PRESENCE_JWT_SHARED_SECRETS", global = true, value_name = "SECRETS", hide_env_values = true, value_parser = parse::secrets)]
+    pub jwt_shared_secrets: Option<SecretList>,
+
     /// What `iss` must be in its tokens [default: not looked at]
     #[arg(long, env = "PRESENCE_JWT_ISSUER", global = true, value_name = "TEXT")]
     pub jwt_issuer: Option<String>,
@@ -64,11 +71,12 @@ pub struct IssuerFlags {
     #[arg(long, env = "PRESENCE_JWT_TYPE_VALUE", global = true, value_name = "TEXT")]
     pub jwt_type_value: Option<String>,
 
-    /// The algorithms that it may sign by, comma-separated [default: RS256 to RS512, PS256 to PS512, ES256, ES384, `EdDSA`]
+    /// The algorithms that it may sign by, comma-separated [default: with public keys RS256 to RS512, PS256 to PS512, ES256,
+    /// ES384, `EdDSA`; with shared secrets HS256, HS384, HS512]
     #[arg(long, env = "PRESENCE_JWT_ALGORITHMS", global = true, value_name = "NAMES", value_delimiter = ',')]
     pub jwt_algorithms: Vec<String>,
 
-    /// By how much its clock may be off (0 to 5m) [default: 0]
+    /// By how much its clock may be off, for `nbf` and `exp` (0 to 5m) [default: the leeway of all tokens for `nbf`, 0 for `exp`]
     #[arg(long, env = "PRESENCE_JWT_LEEWAY", global = true, value_name = "TIME", value_parser = parse::grace)]
     pub jwt_leeway: Option<Duration>,
 
@@ -87,6 +95,10 @@ struct Entry {
     jwks_refresh: Option<Duration>,
     jwks_allow_http: bool,
     public_key: Option<PathBuf>,
+    /// The file has this, so that it need not be secret itself; flags and variables have [`Self::shared_secrets`].
+    shared_secrets_file: Option<PathBuf>,
+    #[serde(skip)]
+    shared_secrets: Option<SecretList>,
     issuer: Option<String>,
     audience: Vec<String>,
     user_claim: Option<String>,
@@ -107,26 +119,28 @@ fn leeway<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Du
 }
 
 impl IssuerFlags {
-    /// Every issuer that is set.
+    /// Every issuer that is set; `before` is by how much tokens may be shown before their `nbf` where an issuer says nothing.
     ///
     /// # Errors
     /// A message that names the setting, the entry and the field, and what it may be.
-    pub(super) fn read(&self) -> anyhow::Result<Vec<IssuerSettings>> {
-        let mut found: Vec<IssuerSettings> = self.one()?.into_iter().collect();
+    pub(super) fn read(&self, before: Duration) -> anyhow::Result<Vec<IssuerSettings>> {
+        let mut found: Vec<IssuerSettings> = self.one(before)?.into_iter().collect();
         if let Some(file) = &self.issuers {
-            found.extend(read_file(file)?);
+            found.extend(read_file(file, before)?);
         }
         Ok(found)
     }
 
     /// The one that flags and variables describe.
-    fn one(&self) -> anyhow::Result<Option<IssuerSettings>> {
+    fn one(&self, before: Duration) -> anyhow::Result<Option<IssuerSettings>> {
         let entry = Entry {
             name: "default".into(),
             jwks_url: self.jwks_url.as_ref().map(|url| url.reveal().to_owned()),
             jwks_refresh: self.jwks_refresh,
             jwks_allow_http: self.jwks_allow_http,
             public_key: self.jwt_public_key.clone(),
+            shared_secrets_file: None,
+            shared_secrets: self.jwt_shared_secrets.clone(),
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
             user_claim: self.jwt_user_claim.clone(),
@@ -136,21 +150,33 @@ impl IssuerFlags {
             algorithms: self.jwt_algorithms.clone(),
             leeway: self.jwt_leeway,
         };
-        if entry.jwks_url.is_none() && entry.public_key.is_none() {
+        if entry.jwks_url.is_none() && entry.public_key.is_none() && entry.shared_secrets.is_none() {
             let set = entry.fields_beside_the_keys();
             anyhow::ensure!(
                 set.is_empty(),
                 "{} (--{}) says how the tokens of an identity provider are read, but there is none: set PRESENCE_JWKS_URL \
-                 (--jwks-url) or PRESENCE_JWT_PUBLIC_KEY (--jwt-public-key) too",
+                 (--jwks-url), PRESENCE_JWT_PUBLIC_KEY (--jwt-public-key) or PRESENCE_JWT_SHARED_SECRETS \
+                 (--jwt-shared-secrets) too. Tokens of PRESENCE_TRUSTED_SECRETS have the claims of this service",
                 variable(set[0]),
                 flag(set[0])
             );
             return Ok(None);
         }
-        match entry.issuer(Path::new("")) {
+        match entry.issuer(Path::new(""), before) {
             Ok(issuer) => Ok(Some(issuer)),
-            Err((field, why)) => anyhow::bail!("{} (--{}) {why}", variable(field), flag(field)),
+            Err((field, why)) => anyhow::bail!("{} {why}", self.named(field)),
         }
+    }
+
+    /// What a field was set by, as far as that is known; else its variable and its flag.
+    fn named(&self, field: &str) -> String {
+        let setting = format!("{} (--{})", variable(field), flag(field));
+        let named = match field {
+            "jwks_url" => self.jwks_url.as_ref().map(|url| url.named(&setting)),
+            "shared_secrets" => self.jwt_shared_secrets.as_ref().map(|list| list.named(&setting)),
+            _ => None,
+        };
+        named.map_or(setting.clone(), str::to_owned)
     }
 }
 
@@ -165,7 +191,7 @@ fn flag(field: &str) -> String {
     format!("{prefix}{}", field.replace('_', "-"))
 }
 
-fn read_file(file: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
+fn read_file(file: &Path, before: Duration) -> anyhow::Result<Vec<IssuerSettings>> {
     let named = "PRESENCE_ISSUERS (--issuers)";
     let text = std::fs::read(file).map_err(|error| {
         anyhow::anyhow!("{named} must be a JSON file that can be read; {}: {error}", file.display())
@@ -190,7 +216,8 @@ fn read_file(file: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
             "{place}: name must be a text that no other entry has"
         );
         let place = format!("{place} ('{}')", entry.name);
-        issuers.push(entry.issuer(folder).map_err(|(field, why)| anyhow::anyhow!("{place}: {field} {why}"))?);
+        let issuer = entry.issuer(folder, before);
+        issuers.push(issuer.map_err(|(field, why)| anyhow::anyhow!("{place}: {field} {why}"))?);
     }
     Ok(issuers)
 }
@@ -215,9 +242,10 @@ impl Entry {
     }
 
     /// What it says; a refusal names the field, and says what it may be.
-    fn issuer(self, folder: &Path) -> Result<IssuerSettings, (&'static str, String)> {
+    fn issuer(self, folder: &Path, before: Duration) -> Result<IssuerSettings, (&'static str, String)> {
         let algorithms = self.algorithms()?;
         let keys = self.keys(folder, &algorithms)?;
+        let by_default = Leeway { before, after: Duration::ZERO };
         if self.issuer.as_deref() == Some("") {
             return Err((
                 "issuer",
@@ -268,49 +296,92 @@ impl Entry {
             session_claim,
             access_mark: type_claim.map(|claim| (claim, type_value)),
             algorithms,
-            leeway: self.leeway.unwrap_or_default(),
+            leeway: self.leeway.map_or(by_default, Leeway::both),
         })
     }
 
+    /// The algorithms that it may sign by, all of one kind: those of secrets, or those of private keys.
     fn algorithms(&self) -> Result<Vec<Algorithm>, (&'static str, String)> {
-        if self.algorithms.is_empty() {
-            return Ok(jwk::ALGORITHMS.to_vec());
-        }
-        let known: Option<Vec<_>> = self.algorithms.iter().map(|name| jwk::algorithm(name.trim())).collect();
-        known.ok_or_else(|| {
-            let names = jwk::ALGORITHMS.map(|algorithm| format!("{algorithm:?}"));
+        let shares_secrets = self.shared_secrets.is_some() || self.shared_secrets_file.is_some();
+        let (all, others): (&[Algorithm], _) = if shares_secrets {
+            (&jwk::SHARED_ALGORITHMS, "the others are for public keys (jwks_url, public_key)")
+        } else {
             (
-                "algorithms",
-                format!("must be among {}; shared secrets are PRESENCE_TRUSTED_SECRETS", names.join(", ")),
+                &jwk::ALGORITHMS,
+                "those of shared secrets are for PRESENCE_JWT_SHARED_SECRETS, shared_secrets_file and PRESENCE_TRUSTED_SECRETS",
             )
+        };
+        if self.algorithms.is_empty() {
+            return Ok(all.to_vec());
+        }
+        let read = |name: &String| {
+            let name = name.trim();
+            if shares_secrets { jwk::shared_algorithm(name) } else { jwk::algorithm(name) }
+        };
+        self.algorithms.iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|algorithm| format!("{algorithm:?}")).collect();
+            ("algorithms", format!("must be among {}; {others}", names.join(", ")))
         })
     }
 
     fn keys(&self, folder: &Path, algorithms: &[Algorithm]) -> Result<KeySource, (&'static str, String)> {
-        match (&self.jwks_url, &self.public_key) {
-            (Some(url), None) => {
-                let refresh = self.jwks_refresh.unwrap_or(REFRESH);
-                let url = KeysUrl::parse(url, refresh, self.jwks_allow_http);
-                url.map(KeySource::Url).map_err(|why| ("jwks_url", why))
-            }
-            (None, Some(file)) => {
-                let file = folder.join(file);
-                let told = |why| ("public_key", format!("names {}, which {why}", file.display()));
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| told(format!("cannot be read: {error}")))?;
-                let keys = PublicKey::from_pem(&text).map_err(told)?;
-                if keys.iter().any(|key| !algorithms.iter().any(|algorithm| key.is_for(*algorithm))) {
-                    return Err(told("holds a key for none of the algorithms that are set".into()));
-                }
-                Ok(KeySource::Fixed(keys))
-            }
-            (Some(_), Some(_)) => Err((
-                "public_key",
-                "is one place of the keys, the JWK set another: leave one of them out".into(),
-            )),
-            (None, None) => Err(("jwks_url", "or public_key must say where the public keys are".into())),
+        let places = [
+            ("jwks_url", self.jwks_url.is_some()),
+            ("public_key", self.public_key.is_some()),
+            ("shared_secrets", self.shared_secrets.is_some()),
+            ("shared_secrets_file", self.shared_secrets_file.is_some()),
+        ];
+        let mut set = places.into_iter().filter_map(|(field, is_set)| is_set.then_some(field));
+        if let (Some(one), Some(other)) = (set.next(), set.next()) {
+            return Err((other, format!("is one place of its keys, {one} another: leave one of them out")));
+        }
+        if let Some(url) = &self.jwks_url {
+            let refresh = self.jwks_refresh.unwrap_or(REFRESH);
+            let url = KeysUrl::parse(url, refresh, self.jwks_allow_http);
+            url.map(KeySource::Url).map_err(|why| ("jwks_url", why))
+        } else if let Some(file) = &self.public_key {
+            public_keys(&folder.join(file), algorithms).map_err(|why| ("public_key", why))
+        } else if let Some(list) = &self.shared_secrets {
+            shared(list).map_err(|why| ("shared_secrets", why))
+        } else if let Some(file) = &self.shared_secrets_file {
+            let file = folder.join(file);
+            let told =
+                |why: String| ("shared_secrets_file", format!("names {}, which {why}", file.display()));
+            let text = read_secret(&file).map_err(told)?;
+            shared(&SecretList::of_setting(&text, None))
+                .map_err(|why| told(format!("has secrets that {why}")))
+        } else {
+            Err((
+                "jwks_url",
+                "must be set, or public_key or shared_secrets_file: what its tokens are verified with".into(),
+            ))
         }
     }
+}
+
+fn shared(list: &SecretList) -> Result<KeySource, String> {
+    if list.is_empty() {
+        return Err("must be one or more".to_owned());
+    }
+    check_list(list)?;
+    Ok(KeySource::Shared(list.iter().map(|secret| secret.reveal().to_owned()).collect()))
+}
+
+fn public_keys(file: &Path, algorithms: &[Algorithm]) -> Result<KeySource, String> {
+    let told = |why| format!("names {}, which {why}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| told(format!("cannot be read: {error}")))?;
+    let keys = PublicKey::from_pem(&text).map_err(told)?;
+    if keys.iter().any(|key| !algorithms.iter().any(|algorithm| key.is_for(*algorithm))) {
+        return Err(told("holds a key for none of the algorithms that are set".into()));
+    }
+    // Keys in PEM have no names, so a token is tried against each of its kind.
+    let of_one_kind = |algorithm: &Algorithm| keys.iter().filter(|key| key.is_for(*algorithm)).count();
+    if algorithms.iter().map(of_one_kind).any(|count| count > MAX_KEYS_TRIED) {
+        return Err(told(format!(
+            "holds more than {MAX_KEYS_TRIED} keys of one kind: a token is tried against {MAX_KEYS_TRIED} at most"
+        )));
+    }
+    Ok(KeySource::Fixed(keys))
 }
 
 #[cfg(test)]

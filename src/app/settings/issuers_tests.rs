@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const BEFORE: Duration = Duration::from_secs(5);
+
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
@@ -12,7 +14,7 @@ struct Line {
 }
 
 fn flags(words: &[&str]) -> anyhow::Result<Vec<IssuerSettings>> {
-    Line::parse_from(std::iter::once(&"presenced").chain(words)).issuers.read()
+    Line::parse_from(std::iter::once(&"presenced").chain(words)).issuers.read(BEFORE)
 }
 
 /// What a file of this text says.
@@ -43,7 +45,8 @@ fn flags_and_file_say_the_same_in_the_same_words() {
         assert_eq!((issuer.iss.as_deref(), issuer.audience.len()), (None, 0));
         assert_eq!((issuer.user_claim.as_str(), issuer.session_claim.as_deref()), ("user_id", Some("sid")));
         assert_eq!(issuer.access_mark, Some(("token_type".into(), "access".into())));
-        assert_eq!((issuer.algorithms.len(), issuer.leeway), (9, Duration::ZERO));
+        assert_eq!(issuer.algorithms.len(), 9);
+        assert_eq!(issuer.leeway, Leeway { before: BEFORE, after: Duration::ZERO });
     }
     let set = &flags(&[
         "--jwks-url=https://id.example.org/keys",
@@ -71,7 +74,7 @@ fn flags_and_file_say_the_same_in_the_same_words() {
         assert_eq!((issuer.user_claim.as_str(), issuer.session_claim.as_deref()), ("sub", None));
         assert_eq!(issuer.access_mark, Some(("typ".into(), "Bearer".into())));
         assert_eq!(issuer.algorithms, [Algorithm::RS256, Algorithm::EdDSA]);
-        assert_eq!(issuer.leeway, Duration::from_secs(30));
+        assert_eq!(issuer.leeway, Leeway::both(Duration::from_secs(30)));
     }
 }
 
@@ -92,7 +95,10 @@ fn a_bad_entry_of_the_file_is_named_with_what_it_may_be() {
             json!([entry(&json!({"jwks_refresh": "0"}))]).to_string(),
             vec!["[0].jwks_refresh", "from 1s to 1d"],
         ),
-        (json!([{"name": "acme"}]).to_string(), vec!["entry 1", "'acme'", "jwks_url or public_key must"]),
+        (
+            json!([{"name": "acme"}]).to_string(),
+            vec!["entry 1", "'acme'", "jwks_url must be set, or public_key or shared_secrets_file"],
+        ),
         (
             json!([entry(&json!({"jwks_url": "id.example.org"}))]).to_string(),
             vec!["jwks_url must be a URL", "https://"],
@@ -132,6 +138,68 @@ fn a_bad_entry_of_the_file_is_named_with_what_it_may_be() {
         assert!(error.contains("PRESENCE_ISSUERS"), "{error}");
         assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
     }
+}
+
+#[test]
+fn secrets_shared_with_an_issuer_come_by_a_flag_or_by_a_file_and_bring_their_algorithms() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("acme.secret"), "a secret of acme that is long enough\n").unwrap();
+    let path = folder.path().join("issuers.json");
+    let entry = |more: &Value| {
+        let mut entry = json!({"name": "acme", "shared_secrets_file": "acme.secret", "user_claim": "uid"});
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        std::fs::write(&path, json!([entry]).to_string()).unwrap();
+        flags(&["--issuers", path.to_str().unwrap()])
+    };
+    let by_flag = &flags(&[
+        "--jwt-shared-secrets=a secret of acme that is long enough\n,an older one that is long enough too",
+        "--jwt-user-claim=uid",
+        "--jwt-algorithms=HS512",
+    ])
+    .unwrap()[0];
+    let by_file = &entry(&json!({"algorithms": ["HS512"]})).unwrap()[0];
+    for issuer in [by_flag, by_file] {
+        assert_eq!((issuer.user_claim.as_str(), &issuer.algorithms[..]), ("uid", &[Algorithm::HS512][..]));
+        assert!(issuer.is_verified_with("a secret of acme that is long enough"));
+        assert!(!format!("{issuer:?}").contains("secret of acme"));
+    }
+    assert!(by_flag.is_verified_with("an older one that is long enough too"));
+    assert_eq!(entry(&json!({})).unwrap()[0].algorithms, jwk::SHARED_ALGORITHMS);
+
+    let wrong = entry(&json!({"algorithms": ["RS256"]})).unwrap_err().to_string();
+    assert!(wrong.contains("algorithms must be among HS256, HS384, HS512"), "{wrong}");
+    let twice = entry(&json!({"jwks_url": "https://id.example.org/keys"})).unwrap_err().to_string();
+    assert!(twice.contains("shared_secrets_file is one place of its keys, jwks_url another"), "{twice}");
+    for (content, why) in [("short\n", "32 bytes"), ("\n", "is empty"), (",", "one or more")] {
+        std::fs::write(folder.path().join("acme.secret"), content).unwrap();
+        let error = entry(&json!({})).unwrap_err().to_string();
+        assert!(error.contains("shared_secrets_file names") && error.contains(why), "{error}");
+        assert!(!error.contains("short"), "{error}");
+    }
+    let short = flags(&["--jwt-shared-secrets=hunter2"]).unwrap_err().to_string();
+    assert!(
+        short.starts_with("PRESENCE_JWT_SHARED_SECRETS (--jwt-shared-secrets) must each be 32"),
+        "{short}"
+    );
+}
+
+#[test]
+fn a_file_holds_no_more_keys_of_one_kind_than_a_token_is_tried_against() {
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEAsvnThV5cWosgxCBm+ELkH//oKyI9e+M997H+oUBbH/4=\n\
+        -----END PUBLIC KEY-----\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.pem");
+    let with = |count: usize| {
+        std::fs::write(&path, KEY.repeat(count)).unwrap();
+        flags(&["--jwt-public-key", path.to_str().unwrap()])
+    };
+    assert!(with(MAX_KEYS_TRIED).is_ok());
+    let error = with(MAX_KEYS_TRIED + 1).unwrap_err().to_string();
+    assert!(
+        error.contains("PRESENCE_JWT_PUBLIC_KEY") && error.contains("more than 4 keys of one kind"),
+        "{error}"
+    );
 }
 
 #[test]

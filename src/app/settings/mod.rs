@@ -5,6 +5,8 @@ mod issuers;
 mod limits;
 mod parse;
 mod secret;
+mod sessions;
+mod sources;
 mod tokens;
 
 use std::path::PathBuf;
@@ -14,23 +16,29 @@ use clap::Args;
 
 pub use doors::DoorSettings;
 pub use limits::LimitSettings;
-pub use secret::Secret;
+pub use secret::{Secret, SecretList};
+pub use sessions::SessionSettings;
+pub use sources::read;
 pub use tokens::{SECRET_BYTES, TokenSettings};
+
+use crate::identity::check_admin_password;
 
 /// Every setting. A bad one ends the start at once, with a message that names it and what it may be.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// postgres://… or sqlite://… [default: an SQLite file in the data folder]
+    /// postgres://… or sqlite://… with the path of a file, percent-encoded (%20 for a space) [default: an SQLite file in the
+    /// data folder]
     #[arg(long, env = "DATABASE_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub database_url: Option<Secret>,
 
     /// redis://host:port, `redis-cluster://host:port?node=host:port&node=…` or
     /// `redis-sentinel://host:port/0?sentinelServiceName=name&node=…`; rediss for TLS (docs/cluster.md) [default: a private
-    /// redis-server child, its data in the data folder]
+    /// redis-server child, its data and its unix socket in the data folder]
     #[arg(long, env = "REDIS_URL", global = true, value_name = "URL", hide_env_values = true, value_parser = parse::secret)]
     pub redis_url: Option<Secret>,
 
-    /// What the embedded defaults keep
+    /// What the embedded defaults keep. It must belong to the user that runs presenced, and gets mode 0700: other users can
+    /// neither read what is in it nor reach the embedded Redis
     #[arg(long, env = "PRESENCE_DATA_DIR", default_value = "./data", global = true, value_name = "FOLDER")]
     pub data_dir: PathBuf,
 
@@ -42,7 +50,13 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHARDS", global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
 
-    /// Password of the account 'admin', made on the first start with an empty database [default: random, printed once]
+    /// What the name of every key in Redis begins with: installations that share a server need one each (letters, digits, '.',
+    /// '_' and '-', 64 at most)
+    #[arg(long, env = "PRESENCE_PREFIX", default_value = "presence", global = true, value_name = "TEXT", value_parser = parse::prefix)]
+    pub prefix: String,
+
+    /// Password of the account 'admin', which the first start without an administrator makes; by the rules for all passwords
+    /// [default: random, printed once]
     #[arg(long, env = "PRESENCE_ADMIN_PASSWORD", global = true, value_name = "PASSWORD", hide_env_values = true, value_parser = parse::secret)]
     pub admin_password: Option<Secret>,
 
@@ -58,8 +72,8 @@ pub struct Settings {
     #[arg(long, env = "PRESENCE_SHUTDOWN_TIMEOUT", default_value = "10s", global = true, value_name = "TIME", value_parser = parse::shutdown_timeout)]
     pub shutdown_timeout: Duration,
 
-    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `last_seen`, `group_commit`, keys or http. For the test
-    /// that shows that the process ends
+    /// Makes one task panic: sweep, listen, persist, reconcile, accounts, `session_ends`, `last_seen`, `group_commit`, keys or
+    /// http. For the test that shows that the process ends
     #[arg(long, env = "PRESENCE_PANIC_IN", global = true, hide = true)]
     pub panic_in: Option<String>,
 
@@ -76,6 +90,10 @@ pub struct Settings {
     /// Whose tokens are taken.
     #[command(flatten)]
     pub tokens: TokenSettings,
+
+    /// How many login sessions an account may have, and how old one may become.
+    #[command(flatten)]
+    pub sessions: SessionSettings,
 
     /// How often clients may try.
     #[command(flatten)]
@@ -114,33 +132,38 @@ impl Settings {
     /// # Errors
     /// A message that names the setting and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(key) = self.database_url.as_ref().and_then(|url| unknown_parameter(url.reveal())) {
-            anyhow::bail!(
-                "DATABASE_URL (--database-url) has the parameter '{key}', which is none of {}",
-                POSTGRES_PARAMETERS.join(", ")
-            );
-        }
-        let scheme_of = |url: &Secret| url.reveal().split_once("://").map(|(scheme, _)| scheme.to_string());
         if let Some(url) = &self.database_url {
+            let named = url.named("DATABASE_URL (--database-url)");
+            if let Some(key) = unknown_parameter(url.reveal()) {
+                anyhow::bail!(
+                    "{named} has the parameter '{key}', which is none of {}",
+                    POSTGRES_PARAMETERS.join(", ")
+                );
+            }
             let known = ["postgres", "postgresql", "sqlite"];
             let scheme = url.reveal().split_once(':').map(|(scheme, _)| scheme);
             anyhow::ensure!(
                 scheme.is_some_and(|scheme| known.contains(&scheme)),
-                "DATABASE_URL (--database-url) must begin with postgres:// or sqlite://"
+                "{named} must begin with postgres:// or sqlite://"
             );
         }
         if let Some(url) = &self.redis_url {
             let known =
                 ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
+            let scheme = url.reveal().split_once("://").map(|(scheme, _)| scheme);
             anyhow::ensure!(
-                scheme_of(url).is_some_and(|scheme| known.contains(&scheme.as_str())),
-                "REDIS_URL (--redis-url) must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://"
+                scheme.is_some_and(|scheme| known.contains(&scheme)),
+                "{} must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://",
+                url.named("REDIS_URL (--redis-url)")
             );
         }
-        anyhow::ensure!(
-            self.admin_password.as_ref().is_none_or(|password| !password.reveal().is_empty()),
-            "PRESENCE_ADMIN_PASSWORD (--admin-password) must not be empty; leave it out to have one made"
-        );
+        if let Some(password) = &self.admin_password
+            && let Err(errors) = check_admin_password(password.reveal())
+        {
+            let reasons: Vec<String> = errors.0.into_values().flatten().collect();
+            let setting = password.named("PRESENCE_ADMIN_PASSWORD (--admin-password)");
+            anyhow::bail!("{setting} {}", reasons.join(", and "));
+        }
         self.doors.check()?;
         self.tokens.check()
     }

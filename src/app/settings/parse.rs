@@ -4,7 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Secret;
+use super::sessions::MaxAge;
+use super::{Secret, SecretList};
 
 type Read<T> = Result<T, String>;
 
@@ -39,6 +40,13 @@ pub(super) fn grace(text: &str) -> Read<Duration> {
     span(text, "0s", "5m")
 }
 
+pub(super) fn session_max_age(text: &str) -> Read<MaxAge> {
+    if text == "off" {
+        return Ok(MaxAge(None));
+    }
+    span(text, "1s", "3650d").map(|age| MaxAge(Some(age))).map_err(|error| format!("{error}, or off"))
+}
+
 pub(super) fn jwks_refresh(text: &str) -> Read<Duration> {
     span(text, "1s", "1d")
 }
@@ -57,7 +65,22 @@ pub(super) fn flush(text: &str) -> Read<Duration> {
 /// clap would print a refused value; a secret's parser never fails, and the settings' `check` says what is wrong.
 #[allow(clippy::unnecessary_wraps)]
 pub(super) fn secret(text: &str) -> Read<Secret> {
-    Ok(Secret::new(text.to_string()))
+    Ok(Secret::of_setting(text, None))
+}
+
+/// As [`secret`], for several.
+#[allow(clippy::unnecessary_wraps)]
+pub(super) fn secrets(text: &str) -> Read<SecretList> {
+    Ok(SecretList::of_setting(text, None))
+}
+
+/// Reads what key names begin with: nothing that a pattern, a cluster's hash tag or the key names themselves give a meaning.
+pub(super) fn prefix(text: &str) -> Read<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+        return Ok(text.to_string());
+    }
+    Err("must be 1 to 64 letters, digits, '.', '_' or '-', such as presence or staging".into())
 }
 
 /// Reads `127.0.0.1:8000` or `localhost:8000`.
@@ -76,6 +99,16 @@ mod tests {
         assert_eq!(ttl("2"), Ok(Duration::from_secs(2)));
         assert_eq!(refresh_ttl("7d"), Ok(Duration::from_hours(168)));
         assert_eq!(flush("0"), Ok(Duration::ZERO));
+        assert_eq!(session_max_age("off"), Ok(MaxAge(None)));
+        assert_eq!(session_max_age("30d"), Ok(MaxAge(Some(Duration::from_hours(720)))));
+    }
+
+    #[test]
+    fn a_prefix_holds_nothing_that_key_names_give_a_meaning() {
+        assert_eq!(prefix("staging-2.eu_west"), Ok("staging-2.eu_west".into()));
+        for text in ["", "a:b", "{a}", "a b", "a*", "ä", &"x".repeat(65)] {
+            assert!(prefix(text).unwrap_err().contains("1 to 64"), "{text}");
+        }
     }
 
     #[test]
@@ -84,5 +117,6 @@ mod tests {
             assert!(ttl(text).unwrap_err().contains("from 1s to 1h"), "{text}");
         }
         assert!(flush("10ms").is_err());
+        assert!(session_max_age("0").unwrap_err().contains("from 1s to 3650d"));
     }
 }

@@ -77,7 +77,7 @@ pub async fn create(
     let account =
         state.identity.create_account(NewAccount { registration, role, status }, Some(&admin)).await?;
     announce(&state, account.id).await;
-    let user = UserJson::merged(account, Evidence::Live(None));
+    let user = UserJson::merged(account, Evidence::NEVER_PRESENT);
     Ok((StatusCode::CREATED, Json(OneUser::new(user, false))))
 }
 
@@ -147,7 +147,8 @@ pub async fn online_status(
     Ok(Json(OnlineStatusJson::new(user, degraded)))
 }
 
-/// Sets one user's status.
+/// Sets one user's status. It is recorded before Redis is told: where the record cannot be written, nothing is set. Where
+/// Redis fails after that, the record says what was asked for.
 pub async fn set_online_status(
     State(state): State<AppState>,
     AdminWriter(admin): AdminWriter,
@@ -158,15 +159,18 @@ pub async fn set_online_status(
         Problem::bad_request(FieldErrors::one("status", unknown.to_string()))
     })?;
     let (before, _) = read(&state, id).await?;
+    if to.is_online() && !before.account.may_be_present() {
+        return Err(Problem::blocked_target());
+    }
+    let change = Change::new("online_status", Some(before.presence.status.as_str()), Some(to.as_str()));
+    let username = before.account.username;
+    let deed = Deed { action: Action::SetOnlineStatus, user: id, username, changes: vec![change] };
+    state.identity.add_to_trail(&admin, &deed).await?;
     let user = state.presence.set_status(id, to).await.map_err(|error| match error {
         // It is not the caller who is blocked.
         PresenceError::Blocked => Problem::blocked_target(),
         other => other.into(),
     })?;
-    let change = Change::new("online_status", Some(before.presence.status.as_str()), Some(to.as_str()));
-    let username = user.account.username.clone();
-    let deed = Deed { action: Action::SetOnlineStatus, user: id, username, changes: vec![change] };
-    state.identity.add_to_trail(&admin, &deed).await?;
     Ok(Json(OnlineStatusJson::new(user, false)))
 }
 

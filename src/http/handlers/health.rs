@@ -21,6 +21,9 @@ pub struct Alive {
 pub struct Ready {
     status: &'static str,
     checks: Checks,
+    /// Conditions that need the operator's attention although both dependencies answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,11 +42,12 @@ pub async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Ready>) 
     ready(state.presence.health().await)
 }
 
-/// `GET /metrics`: what was counted since the start, and what Redis knows now, for Prometheus.
+/// `GET /metrics`: what was counted since the start, and what Redis knows, for Prometheus. What is measured may be a second
+/// old.
 pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
-    let now = state.presence.measure().await;
+    let measured = state.presence.measured().await;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let (content_type, text) = exposition(accept, &[&state.metrics, &now]);
+    let (content_type, text) = exposition(accept, &[&state.metrics, &measured]);
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
@@ -55,7 +59,7 @@ fn ready(health: Health) -> (StatusCode, Json<Ready>) {
     };
     let text = |check: Result<(), String>| check.err().unwrap_or_else(|| "ok".into());
     let checks = Checks { redis: text(health.redis), database: text(health.database) };
-    (code, Json(Ready { status, checks }))
+    (code, Json(Ready { status, checks, warnings: health.warnings }))
 }
 
 #[cfg(test)]
@@ -67,15 +71,17 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_names_what_is_down() {
-        let (status, _, body) =
-            parts(ready(Health { redis: Ok(()), database: Ok(()) }).into_response()).await;
+        let health = |redis: Result<(), String>| Health { redis, database: Ok(()), warnings: Vec::new() };
+        let (status, _, body) = parts(ready(health(Ok(()))).into_response()).await;
         assert_eq!(
             (status, body),
             (200, json!({"status": "ok", "checks": {"redis": "ok", "database": "ok"}}))
         );
-        let health = Health { redis: Err("gone".into()), database: Ok(()) };
-        let (status, _, body) = parts(ready(health).into_response()).await;
+        let (status, _, body) = parts(ready(health(Err("gone".into()))).into_response()).await;
         let checks = json!({"redis": "gone", "database": "ok"});
         assert_eq!((status, body), (503, json!({"status": "unavailable", "checks": checks})));
+        let warned = Health { warnings: vec!["may lose data".into()], ..health(Ok(())) };
+        let (status, _, body) = parts(ready(warned).into_response()).await;
+        assert_eq!((status, &body["warnings"]), (200, &json!(["may lose data"])));
     }
 }

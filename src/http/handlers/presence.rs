@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::http::AppState;
+use crate::http::activity::must_count;
 use crate::http::body::{OptionalJsonBody, given};
 use crate::http::extract::{Reader, bearer, of_caller};
 use crate::http::lists::Question;
 use crate::http::problem::Problem;
-use crate::http::query::ListParameters;
+use crate::http::query::{self, ListParameters};
 use crate::identity::FieldErrors;
 use crate::model::{HeartbeatWord, Millis};
 use crate::presence::{Beat, EmailSearch, ListQuery};
@@ -40,15 +41,19 @@ pub async fn record<B>(state: &AppState, request: Request<B>) -> Result<Bytes, P
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let who = bearer(state, request.headers())?;
-    let word = if request.body().is_end_stream() {
-        drop(request);
-        HeartbeatWord::Online
-    } else {
-        // Elsewhere, for most have none.
-        let read = Box::pin(OptionalJsonBody::from_request(request.map(Body::new), &()));
-        let OptionalJsonBody(body) = read.await?;
-        word(&body)?
+    let caller = bearer(state, request.headers())?;
+    query::none(request.uri().query())?;
+    must_count(request.headers())?;
+    // Elsewhere, for most have none; begun below, when the caller is known.
+    let body = (!request.body().is_end_stream())
+        .then(|| Box::pin(OptionalJsonBody::from_request(request.map(Body::new), &())));
+    let who = caller.await?;
+    let word = match body {
+        None => HeartbeatWord::Online,
+        Some(read) => {
+            let OptionalJsonBody(body) = read.await?;
+            word(&body)?
+        }
     };
     Ok(rendered(state.presence.heartbeat(&who, word).await.map_err(of_caller)?))
 }

@@ -34,6 +34,9 @@ const MAX_HEADER_LIST: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 128;
 /// Of an answer on HTTP/2 so many bytes are held at most for a client whose window is closed.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Of an answer over TLS so many bytes are held encrypted for a client that does not read: two records, each of which is a
+/// copy for this client alone.
+const MAX_SEALED: usize = 32 * 1024;
 /// A silent HTTP/2 client is asked so often whether it is there, and has as long to answer.
 const PING: Duration = Duration::from_secs(20);
 
@@ -49,8 +52,9 @@ impl Speaker {
     pub(super) fn new(front: Front, tls: Option<TlsAcceptor>) -> Self {
         let mut http1 = http1::Builder::new();
         // The patience covers it, without a timer for each request.
-        // One buffer for head and body: a heartbeat's answer is small, and a list's is copied sooner than it is sent.
-        http1.header_read_timeout(None).max_buf_size(MAX_HEAD).writev(false);
+        // With `writev` the body of an answer is written from where it lies. Without it hyper would copy it into a buffer
+        // of the connection: a client that reads slowly would hold a copy of its own of a list that many share.
+        http1.header_read_timeout(None).max_buf_size(MAX_HEAD).writev(true);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         // hyper's defaults bound resets (CVE-2023-44487) and frames of headers that go on and on.
         http2
@@ -95,10 +99,11 @@ impl Speaker {
         watch: Arc<Watch>,
         ending: Watcher,
     ) {
-        let stream = match tls.accept(stream).await {
+        let mut stream = match tls.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, %peer, "a TLS handshake failed"),
         };
+        stream.get_mut().1.set_buffer_limit(Some(MAX_SEALED));
         watch.enter(Stage::Fresh);
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.speak_http2(stream, peer, watch, ending).await;

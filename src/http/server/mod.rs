@@ -5,7 +5,13 @@
 //! has never been answered before one that has, and of the one that has been silent for longest. So a flood of
 //! connections that say nothing displaces itself, and leaves those who send heartbeats alone. Where every connection has a
 //! request in hand, newcomers wait.
+//!
+//! One address (of IPv6: one /64) has a bound of its own, so that it cannot take all connections. Beyond it the same rule
+//! applies among the connections of that address alone, and where all of them have a request in hand, the newcomer is
+//! closed. Trusted proxies have no such bound: many clients share their addresses.
 
+#[cfg(test)]
+mod bounds_tests;
 mod connection;
 mod held;
 mod patience;
@@ -23,9 +29,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Front;
+use super::client::{TrustedProxies, block};
 use crate::presence::drill::drill;
 use connection::Speaker;
-use held::Held;
+use held::{Admission, Bounds, Held};
 use patience::{Clock, Watch};
 
 pub use patience::Patience;
@@ -41,6 +48,10 @@ pub struct Doors {
     pub tls: Option<Tls>,
     /// Connections at once, those in a handshake included.
     pub max_connections: usize,
+    /// Connections at once from one IPv4 address, or from one IPv6 network of 64 bits.
+    pub max_connections_per_address: usize,
+    /// The proxies to whose addresses that bound does not apply.
+    pub trusted_proxies: TrustedProxies,
     /// How slow clients may be.
     pub patience: Patience,
 }
@@ -54,10 +65,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) {
-    let Doors { tls, max_connections, patience } = doors;
+    let Doors { tls, max_connections, max_connections_per_address, trusted_proxies, patience } = doors;
     let speaker = Arc::new(Speaker::new(front, tls.as_ref().map(Tls::acceptor)));
     let (clock, connections) = (Clock::default(), GracefulShutdown::new());
-    let mut held = Held::new(max_connections);
+    let mut held = Held::new(Bounds { most: max_connections, per_address: max_connections_per_address });
     let mut waiting: Option<(TcpStream, SocketAddr)> = None;
     let mut tick = interval(patience.tick);
     // A process that was stopped for a while has not been waited for.
@@ -66,9 +77,17 @@ pub async fn serve(
     let mut shutdown = std::pin::pin!(shutdown);
     drill("http");
     loop {
-        if let Some((stream, peer)) = waiting.take_if(|_| held.makes_room()) {
-            let watch = Arc::new(Watch::new(clock.clone(), speaker.first_stage()));
-            held.hold(watch.clone(), speaker.clone().serve(stream, peer, watch, connections.watcher()));
+        if let Some((stream, peer)) = waiting.take() {
+            let address = Some(peer.ip()).filter(|address| !trusted_proxies.trusts(*address)).map(block);
+            match held.admit(address) {
+                Admission::Admitted => {
+                    let watch = Arc::new(Watch::new(clock.clone(), speaker.first_stage()));
+                    let serving = speaker.clone().serve(stream, peer, watch.clone(), connections.watcher());
+                    held.hold(watch, address, serving);
+                }
+                Admission::Waits => waiting = Some((stream, peer)),
+                Admission::Refused => drop(stream),
+            }
         }
         tokio::select! {
             accepted = listener.accept(), if waiting.is_none() => match accepted {

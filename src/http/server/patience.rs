@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Of what waits to be written, so many bytes must be taken within [`Patience::write`].
 const PIECE: usize = 64 * 1024;
+/// An answer of at most so many bytes is copied together and written as one piece: for the kernel that is cheaper than to
+/// gather its head and its body.
+const SMALL: usize = 1024;
 
 /// How long each thing may take; a tick more at most.
 #[derive(Debug, Clone, Copy)]
@@ -282,6 +285,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut together = [0; SMALL];
+        if let Some(length) = join(bytes, &mut together) {
+            return self.poll_write(cx, &together[..length]);
+        }
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bytes);
         this.note(&written);
@@ -305,6 +312,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         this.note_end(&ended);
         ended
     }
+}
+
+/// Copies the pieces one behind the other; their length, or `None` where they are too long.
+fn join(pieces: &[IoSlice<'_>], into: &mut [u8; SMALL]) -> Option<usize> {
+    let mut length = 0;
+    for piece in pieces {
+        into.get_mut(length..length + piece.len())?.copy_from_slice(piece);
+        length += piece.len();
+    }
+    Some(length)
 }
 
 #[cfg(test)]

@@ -12,14 +12,25 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::*;
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// So many connections, from one address or from several.
+pub(super) fn doors(max_connections: usize, patience: Patience) -> Doors {
+    Doors {
+        tls: None,
+        max_connections,
+        max_connections_per_address: max_connections,
+        trusted_proxies: TrustedProxies::default(),
+        patience,
+    }
+}
 
 async fn start(router: Router, grace: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-    let doors = Doors { tls: None, max_connections: 100, patience: Patience::default() };
+    let doors = self::doors(100, Patience::default());
     start_with(doors, router, grace).await
 }
 
-async fn start_with(
+pub(super) async fn start_with(
     doors: Doors,
     router: Router,
     grace: Duration,
@@ -33,7 +44,7 @@ async fn start_with(
     (address, stop, tokio::spawn(serve(listener, router.into(), doors, shutdown, grace)))
 }
 
-async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(super) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
         let mut bytes = [0; 1024];
@@ -99,7 +110,7 @@ async fn a_request_that_never_ends_is_cut_off_after_the_grace() {
 }
 
 /// Short enough for a test, in the order of the real ones.
-fn short() -> Patience {
+pub(super) fn short() -> Patience {
     Patience {
         handshake: Duration::from_millis(200),
         head: Duration::from_millis(200),
@@ -109,7 +120,7 @@ fn short() -> Patience {
     }
 }
 
-fn hello() -> Router {
+pub(super) fn hello() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
 
@@ -133,7 +144,7 @@ async fn is_hung_up_on(mut client: TcpStream, mut pieces: impl Iterator<Item = &
 
 #[tokio::test]
 async fn a_head_that_drips_or_never_comes_is_cut_off_and_an_idle_connection_is_not() {
-    let doors = Doors { tls: None, max_connections: 100, patience: short() };
+    let doors = self::doors(100, short());
     let (address, _stop, _server) = start_with(doors, hello(), Duration::from_secs(1)).await;
     let mut idle = TcpStream::connect(address).await.unwrap();
     idle.write_all(REQUEST).await.unwrap();
@@ -157,7 +168,7 @@ async fn a_head_that_drips_or_never_comes_is_cut_off_and_an_idle_connection_is_n
 async fn a_client_that_does_not_read_its_answer_is_cut_off() {
     // More than the buffers of both ends take.
     let long = Router::new().route("/", get(async || vec![b'x'; 64 * 1024 * 1024]));
-    let doors = Doors { tls: None, max_connections: 100, patience: short() };
+    let doors = self::doors(100, short());
     let (address, _stop, _server) = start_with(doors, long, Duration::from_secs(1)).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
@@ -173,7 +184,7 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
 #[tokio::test]
 async fn where_there_are_too_many_those_who_said_nothing_make_room() {
     let patience = Patience { head: Duration::from_mins(1), ..short() };
-    let doors = Doors { tls: None, max_connections: 8, patience };
+    let doors = self::doors(8, patience);
     let (address, _stop, _server) = start_with(doors, hello(), Duration::from_secs(1)).await;
     let mut kept = TcpStream::connect(address).await.unwrap();
     kept.write_all(REQUEST).await.unwrap();
@@ -205,7 +216,7 @@ async fn where_all_have_requests_in_hand_newcomers_wait() {
         "at last"
     };
     let router = Router::new().route("/", get(handler));
-    let doors = Doors { tls: None, max_connections: 2, patience: short() };
+    let doors = self::doors(2, short());
     let (address, _stop, _server) = start_with(doors, router, Duration::from_secs(1)).await;
     let mut clients = Vec::new();
     for _ in 0..2 {
@@ -227,7 +238,7 @@ async fn where_all_have_requests_in_hand_newcomers_wait() {
 }
 
 /// A server that speaks TLS, and a client that trusts it.
-async fn start_tls(
+pub(super) async fn start_tls(
     patience: Patience,
     router: Router,
 ) -> (String, oneshot::Sender<()>, JoinHandle<()>, reqwest::Client, tempfile::TempDir) {
@@ -236,7 +247,7 @@ async fn start_tls(
     let pair = PemPair { certificate: folder.path().join("certificate"), key: folder.path().join("key") };
     std::fs::write(&pair.certificate, made.cert.pem()).unwrap();
     std::fs::write(&pair.key, made.signing_key.serialize_pem()).unwrap();
-    let doors = Doors { tls: Some(Tls::load(pair).unwrap()), max_connections: 100, patience };
+    let doors = Doors { tls: Some(Tls::load(pair).unwrap()), ..doors(100, patience) };
     let (address, stop, server) = start_with(doors, router, Duration::from_mins(1)).await;
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
@@ -295,7 +306,7 @@ async fn an_http_2_connection_is_kept_while_requests_come_and_ended_when_none_do
 #[tokio::test]
 async fn heads_and_handshakes_that_never_end_do_not_use_up_the_grace() {
     let patience = Patience { head: Duration::from_mins(1), handshake: Duration::from_mins(1), ..short() };
-    let doors = Doors { tls: None, max_connections: 100, patience };
+    let doors = self::doors(100, patience);
     let plain = start_with(doors, hello(), Duration::from_mins(1)).await;
     let (url, stop, server, _client, _folder) = start_tls(patience, hello()).await;
     let secure = (url[8..url.len() - 1].parse::<SocketAddr>().unwrap(), stop, server);
@@ -340,7 +351,7 @@ async fn an_http_2_client_that_takes_no_answer_is_given_up() {
 #[tokio::test]
 async fn whoever_holds_back_a_body_is_displaced_like_whoever_holds_back_a_head() {
     let router = Router::new().route("/", get(async || "hello").post(async |body: String| body));
-    let doors = Doors { tls: None, max_connections: 4, patience: Patience::default() };
+    let doors = self::doors(4, Patience::default());
     let (address, _stop, _server) = start_with(doors, router, Duration::from_secs(5)).await;
     let mut slow = Vec::new();
     for _ in 0..4 {

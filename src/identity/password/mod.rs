@@ -7,21 +7,18 @@
 mod argon;
 mod pace;
 mod stored;
-mod threads;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::{self, PasswordHasher, phc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::workers::{Bounds, Refused, Workers};
 use super::{IdentityError, Result};
 use crate::store::PasswordHash;
 use argon::argon2;
 use pace::Pace;
 use stored::Stored;
-use threads::{Place, Threads};
 
 pub use stored::Unreadable;
 
@@ -41,11 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hashes and verifies passwords.
 pub struct Passwords {
-    threads: Threads,
-    running: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    queue: usize,
-    patience: Duration,
+    workers: Workers,
     pace: Arc<Pace>,
 }
 
@@ -76,14 +69,8 @@ impl Passwords {
     }
 
     fn bounded(at_once: usize, queue: usize, patience: Duration) -> Self {
-        Self {
-            threads: Threads::start(at_once),
-            running: Arc::new(Semaphore::new(at_once)),
-            waiting: AtomicUsize::new(0),
-            queue,
-            patience,
-            pace: Arc::new(Pace::new()),
-        }
+        let workers = Workers::start(Bounds { at_once, queue, patience });
+        Self { workers, pace: Arc::new(Pace::new()) }
     }
 
     /// The hash of a password with a fresh salt, in PHC form.
@@ -91,8 +78,7 @@ impl Passwords {
     /// # Errors
     /// [`IdentityError::Overloaded`], [`IdentityError::Internal`].
     pub async fn hash(&self, password: String) -> Result<PasswordHash> {
-        let permit = self.admit().await?;
-        let hashed = self.threads.run(permit, move || argon2().hash_password(password.as_bytes())).await?;
+        let hashed = self.run(move || argon2().hash_password(password.as_bytes())).await?;
         hashed.map(|hash: phc::PasswordHash| PasswordHash(hash.to_string())).map_err(internal)
     }
 
@@ -110,7 +96,6 @@ impl Passwords {
     /// # Errors
     /// [`IdentityError::Overloaded`].
     pub async fn verify(&self, password: String, hash: Option<PasswordHash>) -> Result<Verdict> {
-        let permit = self.admit().await?;
         let pace = Arc::clone(&self.pace);
         let work = move || {
             let began = Instant::now();
@@ -129,7 +114,7 @@ impl Passwords {
             };
             (verdict, began)
         };
-        let (verdict, began) = self.threads.run(permit, work).await?;
+        let (verdict, began) = self.run(work).await?;
         if verdict == Verdict::Wrong {
             tokio::time::sleep_until((began + self.pace.floor(Instant::now())).into()).await;
         }
@@ -151,13 +136,12 @@ impl Passwords {
         Ok(())
     }
 
-    /// Waits for a core, unless too many wait already or it takes too long.
-    async fn admit(&self) -> Result<OwnedSemaphorePermit> {
-        let _place = Place::take(&self.waiting, self.queue).ok_or(IdentityError::Overloaded)?;
-        match tokio::time::timeout(self.patience, Arc::clone(&self.running).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(IdentityError::Overloaded),
-        }
+    /// Runs `work` on a core to spare, unless too much waits for one already or it takes too long.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.workers.run(work).await.map_err(|refused| match refused {
+            Refused::Overloaded => IdentityError::Overloaded,
+            Refused::Lost => IdentityError::Internal("a password thread died".to_string()),
+        })
     }
 }
 
@@ -206,18 +190,6 @@ mod tests {
             (PARAMS.m_cost(), PARAMS.t_cost(), PARAMS.p_cost())
         );
         assert_eq!(nobody.hash.unwrap().len(), Params::DEFAULT_OUTPUT_LEN);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_at_once_and_a_short_patience_soon() {
-        let passwords = Passwords::bounded(1, 1, Duration::from_millis(10));
-        let busy = Arc::clone(&passwords.running).acquire_owned().await.unwrap();
-        let (first, second) =
-            tokio::join!(passwords.verify("a".into(), None), passwords.verify("b".into(), None));
-        assert!(matches!(first, Err(IdentityError::Overloaded)), "waited in vain");
-        assert!(matches!(second, Err(IdentityError::Overloaded)), "found the queue full");
-        drop(busy);
-        assert!(!passwords.verify("c".into(), None).await.unwrap().is_right(), "places are given back");
     }
 
     #[tokio::test]

@@ -3,12 +3,15 @@
 //! Pure: collects every complaint by field, so that a client sees them all at once. Uniqueness is SQL's to say.
 
 mod common;
+mod precis;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use self::precis::Objection;
 use crate::model::account::UnknownWord;
+use crate::model::login_name;
 
 /// The longest username, characters.
 pub const MAX_USERNAME: usize = 150;
@@ -46,39 +49,57 @@ impl FieldErrors {
         word.parse().map_err(|unknown: UnknownWord| self.add(field, unknown.to_string())).ok()
     }
 
-    /// A username stands alone as a login name, so it may look like an e-mail address only where it is the account's
-    /// own: otherwise one could be somebody else's.
-    pub(super) fn username(&mut self, username: &str, email: &str) {
+    /// Checks a new username by RFC 8265, and returns the spelling that is kept. It may look like an e-mail address only
+    /// where it is the account's own: a login name must not be another person's address.
+    pub(super) fn username(&mut self, username: &str, email: &str) -> String {
+        let kept = precis::enforce(username).unwrap_or_else(|objection| {
+            self.add("username", objection.to_string());
+            username.to_owned()
+        });
+        if kept.contains("  ") {
+            self.add("username", "must not contain two spaces in a row");
+        }
+        self.username_of_any_product(&kept, email);
+        kept
+    }
+
+    /// Checks the username of an account that an existing product has: it stays as it is, so the profile of RFC 8265 does
+    /// not bind it. Invisible characters are refused: with one a name looks like another.
+    pub(super) fn existing_username(&mut self, username: &str, email: &str) {
+        if let Some(invisible) = precis::first_invisible(username) {
+            self.add("username", Objection::CodePoint(invisible).to_string());
+        }
+        self.username_of_any_product(username, email);
+    }
+
+    fn username_of_any_product(&mut self, username: &str, email: &str) {
         let length = username.chars().count();
         if length == 0 || length > MAX_USERNAME {
             self.add("username", format!("must be 1 to {MAX_USERNAME} characters long"));
         }
-        if username.chars().any(char::is_control) {
-            self.add("username", "must not contain control characters");
-        }
-        if username.chars().any(turns_direction) {
-            self.add("username", "must not contain marks that turn the direction of text");
-        }
         if username.trim() != username {
             self.add("username", "must not begin or end with white space");
         }
-        if username.contains('@') && !same(username, email) {
+        if login_name::fold(username).contains('@') && !login_name::are_equal(username, email) {
             self.add("username", "must not contain '@' unless it is the account's own e-mail address");
         }
     }
 
-    /// Plausible, no more: whether it exists only a letter could tell.
+    /// Plausible, no more: only a letter could tell whether the address exists.
     pub(super) fn email(&mut self, email: &str) {
-        let whole = email
-            .split_once('@')
-            .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !domain.contains('@'));
-        if !whole {
+        let is_whole = |email: &str| {
+            email.split_once('@').is_some_and(|(local, domain)| {
+                !local.is_empty() && !domain.is_empty() && !domain.contains('@')
+            })
+        };
+        // In its folded form too: some characters are compatible with '@'.
+        if !is_whole(email) || !is_whole(&login_name::fold(email)) {
             self.add("email", "must be an e-mail address: a name, one '@' and a domain");
         }
-        if email.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            self.add("email", "must not contain spaces or control characters");
+        if email.chars().any(|c| precis::is_invisible(c) || c.is_whitespace()) {
+            self.add("email", "must not contain spaces, control characters or invisible characters");
         }
-        if email.len() > MAX_EMAIL {
+        if email.len() > MAX_EMAIL || login_name::NameKey::of(email).is_none() && !email.is_empty() {
             self.add("email", format!("must be at most {MAX_EMAIL} bytes long"));
         }
     }
@@ -90,7 +111,7 @@ impl FieldErrors {
         if !(MIN_PASSWORD..=MAX_PASSWORD).contains(&length) {
             self.add("password", format!("must be {MIN_PASSWORD} to {MAX_PASSWORD} characters long"));
         }
-        if same(password, username) || same(password, email) {
+        if login_name::are_equal(password, username) || login_name::are_equal(password, email) {
             self.add("password", "must be neither the username nor the e-mail address");
         }
         if !password.is_empty() && password.chars().all(char::is_numeric) {
@@ -119,20 +140,33 @@ impl fmt::Display for FieldErrors {
     }
 }
 
-/// The marks and overrides of the bidirectional algorithm (UAX #9): invisible, and with them a name looks like another in
-/// any list that it stands in. Names in scripts that run from right to left need none of them.
-const fn turns_direction(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A character that is not displayed, or turns the text around it, is named by its number alone.
+        let name = |c: char| {
+            let number = format!("U+{:04X}", u32::from(c));
+            if precis::is_invisible(c) || c.is_whitespace() { number } else { format!("'{c}' ({number})") }
+        };
+        match self {
+            Self::CodePoint(c) if precis::is_invisible(*c) => {
+                write!(f, "must not contain the invisible character {}", name(*c))
+            }
+            Self::CodePoint(c) => write!(
+                f,
+                "must not contain {}: letters, digits, the signs on a US keyboard and single spaces are allowed",
+                name(*c)
+            ),
+            Self::OutOfContext(c) => write!(f, "must not contain {} in this place", name(*c)),
+            Self::Direction => {
+                f.write_str("must not mix letters that are read from right to left with others in one word")
+            }
+        }
+    }
 }
 
 /// Whether a login name could be anybody's; what could not is never shown to SQL, which would choke on a NUL.
 pub(super) fn could_be_login(login: &str) -> bool {
     !login.is_empty() && login.len() <= 4 * MAX_USERNAME && !login.chars().any(char::is_control)
-}
-
-/// Equal whatever the case, as SQL's unique indexes have it.
-fn same(one: &str, other: &str) -> bool {
-    one.to_lowercase() == other.to_lowercase()
 }
 
 #[cfg(test)]
@@ -151,11 +185,20 @@ mod tests {
         let longest = "ü".repeat(150);
         for good in ["a", "ada", "Ada Lovelace", "ada@example.com", "ADA@example.com", "愛", longest.as_str()]
         {
-            assert_eq!(complaints(|e| e.username(good, email)), 0, "{good:?}");
+            assert_eq!(complaints(|e| assert_eq!(e.username(good, email), good)), 0, "{good:?}");
+            assert_eq!(complaints(|e| e.existing_username(good, email)), 0, "{good:?}");
         }
         let too_long = "u".repeat(151);
-        for bad in ["", " ada", "ada\u{a0}", "a\0b", "a\nb", "bob@example.com", "@", too_long.as_str()] {
-            assert_eq!(complaints(|e| e.username(bad, email)), 1, "{bad:?}");
+        for bad in ["", " ada", "a\0b", "a\nb", "bob@example.com", "@", "a\u{200b}b", too_long.as_str()] {
+            assert_eq!(complaints(|e| drop(e.username(bad, email))), 1, "{bad:?}");
+            assert_eq!(complaints(|e| e.existing_username(bad, email)), 1, "{bad:?}");
+        }
+        for bad in ["ada\u{a0}", "bob\u{fe6b}example.com", "bob＠example.com", "🦀", "a  b"] {
+            assert_ne!(complaints(|e| drop(e.username(bad, email))), 0, "{bad:?}");
+        }
+        assert_eq!(complaints(|e| assert_eq!(e.username("Ａda", email), "Ada")), 0, "width does not count");
+        for good in ["🦀 crab", "O’Brien", "Ⅳ"] {
+            assert_eq!(complaints(|e| e.existing_username(good, email)), 0, "{good:?}");
         }
     }
 
@@ -165,7 +208,20 @@ mod tests {
             assert_eq!(complaints(|e| e.email(good)), 0, "{good:?}");
         }
         let too_long = format!("{}@example.com", "x".repeat(243));
-        for bad in ["", "ada", "@", "a@", "@b", "a@b@c", "a b@c", "a@b\0", "a@b\n", too_long.as_str()] {
+        for bad in [
+            "",
+            "ada",
+            "@",
+            "a@",
+            "@b",
+            "a@b@c",
+            "a b@c",
+            "a@b\0",
+            "a@b\n",
+            "a\u{200b}@b",
+            "a＠b@c",
+            too_long.as_str(),
+        ] {
             assert_ne!(complaints(|e| e.email(bad)), 0, "{bad:?}");
         }
     }

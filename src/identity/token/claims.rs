@@ -63,18 +63,6 @@ impl Head {
     }
 }
 
-/// The claims of tokens signed with a shared secret.
-#[derive(Deserialize)]
-pub(super) struct OwnClaims<'a> {
-    pub(super) user_id: Id,
-    #[serde(borrow)]
-    pub(super) sid: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub(super) token_type: Text<'a>,
-    pub(super) exp: NumericDate,
-    pub(super) nbf: Option<NumericDate>,
-}
-
 /// Who issued a token, by its own word.
 #[derive(Deserialize)]
 pub(super) struct Issued<'a> {
@@ -82,18 +70,21 @@ pub(super) struct Issued<'a> {
     pub(super) iss: Option<Text<'a>>,
 }
 
-/// Under which names an issuer's tokens hold what is looked at.
+/// Under which names a token holds what is read of it.
+#[derive(Clone, Copy)]
 pub(super) struct Names<'n> {
     pub(super) user: &'n str,
     pub(super) session: Option<&'n str>,
     pub(super) kind: Option<&'n str>,
+    /// Whether `aud` is read.
+    pub(super) audience: bool,
 }
 
-/// The claims of an issuer's token, as far as they are there.
+/// The claims of a token, as far as they are there.
 #[derive(Default)]
 pub(super) struct Claims<'a> {
-    pub(super) user: Option<UserId>,
-    pub(super) session: Option<Text<'a>>,
+    pub(super) user: Option<Scalar<'a>>,
+    pub(super) session: Option<Scalar<'a>>,
     pub(super) kind: Option<Text<'a>>,
     pub(super) audience: Option<Words>,
     pub(super) exp: Option<NumericDate>,
@@ -127,19 +118,19 @@ impl<'de> Visitor<'de> for &Names<'_> {
         while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
             let name = Some(&*name);
             if name == Some(self.user) {
-                once(&mut claims.user, map.next_value::<Id>()?.0)?;
+                once(&mut claims.user, map.next_value()?)?;
             } else if name == self.session {
-                if let Some(session) = map.next_value::<Option<Text<'de>>>()? {
-                    once(&mut claims.session, session)?;
-                }
+                once(&mut claims.session, map.next_value()?)?;
             } else if name == self.kind {
                 once(&mut claims.kind, map.next_value()?)?;
-            } else if name == Some("aud") {
+            } else if name == Some("aud") && self.audience {
                 once(&mut claims.audience, map.next_value()?)?;
             } else if name == Some("exp") {
                 once(&mut claims.exp, map.next_value()?)?;
             } else if name == Some("nbf") {
-                once(&mut claims.nbf, map.next_value()?)?;
+                if let Some(nbf) = map.next_value::<Option<NumericDate>>()? {
+                    once(&mut claims.nbf, nbf)?;
+                }
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -209,30 +200,74 @@ impl<'de> Deserialize<'de> for NumericDate {
     }
 }
 
-/// A positive integer, or the same as a string of digits.
-pub(super) struct Id(pub(super) UserId);
+/// The value of a claim that holds an id or a name. Any JSON is read, so that a refusal can say which claim is wrong.
+///
+/// A whole number is kept exactly: `serde_json` reads one of up to 64 bits as an integer, and only what has a fraction, an
+/// exponent or more bits as a floating-point number, which is [`Scalar::Other`].
+#[derive(Debug, PartialEq)]
+pub(super) enum Scalar<'a> {
+    /// `null`.
+    Null,
+    /// A whole number from -2^63 to 2^63 - 1.
+    Whole(i64),
+    /// A text.
+    Text(Cow<'a, str>),
+    /// Anything else.
+    Other,
+}
 
-impl<'de> Deserialize<'de> for Id {
+impl Scalar<'_> {
+    /// The account id: a whole number of 1 or more, or the same as a string of digits.
+    pub(super) fn user_id(&self) -> Option<UserId> {
+        let id = match self {
+            Self::Whole(id) => Some(*id),
+            Self::Text(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+            _ => None,
+        };
+        id.filter(|id| *id > 0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Id;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a positive integer")
-            }
-            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Id, E> {
-                if id > 0 { Ok(Id(id)) } else { Err(E::custom("not positive")) }
-            }
-            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Id, E> {
-                i64::try_from(id).map_err(E::custom).and_then(|id| self.visit_i64(id))
-            }
-            fn visit_str<E: de::Error>(self, id: &str) -> Result<Id, E> {
-                if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_digit()) {
-                    return Err(E::custom("not digits"));
-                }
-                id.parse::<i64>().map_err(E::custom).and_then(|id| self.visit_i64(id))
-            }
-        }
-        deserializer.deserialize_any(Digits)
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Null)
+    }
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Whole(number))
+    }
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Scalar<'de>, E> {
+        Ok(i64::try_from(number).map_or(Scalar::Other, Scalar::Whole))
+    }
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Text(Cow::Borrowed(text)))
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+    }
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Other)
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Other)
+    }
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Scalar<'de>, S::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Scalar<'de>, M::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
     }
 }

@@ -14,7 +14,10 @@ use serde::Deserialize;
 use spki::der::DecodePem;
 use spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
 
-/// Every algorithm that an issuer may sign by.
+/// Every algorithm that a secret may sign by.
+pub const SHARED_ALGORITHMS: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+
+/// Every algorithm that a private key of an issuer may sign by.
 pub const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -40,12 +43,25 @@ pub fn algorithm(name: &str) -> Option<Algorithm> {
     Algorithm::from_str(name).ok().filter(|algorithm| ALGORITHMS.contains(algorithm))
 }
 
+/// The algorithm of this name, if it is one of [`SHARED_ALGORITHMS`].
+pub fn shared_algorithm(name: &str) -> Option<Algorithm> {
+    Algorithm::from_str(name).ok().filter(|algorithm| SHARED_ALGORITHMS.contains(algorithm))
+}
+
 /// A public key, and what it may be used for.
 #[derive(Clone)]
 pub struct PublicKey {
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,
+    /// What the key consists of, by which two of them are compared.
+    material: Vec<Vec<u8>>,
+}
+
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.kid, &self.algorithms, &self.material) == (&other.kid, &other.algorithms, &other.material)
+    }
 }
 
 impl fmt::Debug for PublicKey {
@@ -92,12 +108,13 @@ impl PublicKey {
         if !is_odd || exponent == [1] || exponent.len() > 4 {
             return Err("an RSA key with an unusual exponent");
         }
-        Ok(Self::of_family(AlgorithmFamily::Rsa, DecodingKey::from_rsa_raw_components(&modulus, &exponent)))
+        let decoding = DecodingKey::from_rsa_raw_components(&modulus, &exponent);
+        Ok(Self::of_family(AlgorithmFamily::Rsa, decoding, vec![modulus, exponent]))
     }
 
     /// A point on P-256 or P-384, as SEC 1 writes it.
     fn ec(point: &[u8], algorithm: Algorithm) -> Result<Self, &'static str> {
-        let key = Self::of_algorithms(vec![algorithm], DecodingKey::from_ec_der(point));
+        let key = Self::of_algorithms(vec![algorithm], DecodingKey::from_ec_der(point), vec![point.to_vec()]);
         key.if_usable("a point that is not on its curve")
     }
 
@@ -105,17 +122,17 @@ impl PublicKey {
         if bytes.len() != 32 {
             return Err("an Ed25519 key that is not of 32 bytes");
         }
-        let key = Self::of_family(AlgorithmFamily::Ed, DecodingKey::from_ed_der(bytes));
+        let key = Self::of_family(AlgorithmFamily::Ed, DecodingKey::from_ed_der(bytes), vec![bytes.to_vec()]);
         key.if_usable("a point that is not on its curve")
     }
 
-    fn of_family(family: AlgorithmFamily, decoding: DecodingKey) -> Self {
+    fn of_family(family: AlgorithmFamily, decoding: DecodingKey, material: Vec<Vec<u8>>) -> Self {
         let all = ALGORITHMS.into_iter().filter(|algorithm| algorithm.family() == family);
-        Self::of_algorithms(all.collect(), decoding)
+        Self::of_algorithms(all.collect(), decoding, material)
     }
 
-    fn of_algorithms(algorithms: Vec<Algorithm>, decoding: DecodingKey) -> Self {
-        Self { kid: None, algorithms, decoding }
+    fn of_algorithms(algorithms: Vec<Algorithm>, decoding: DecodingKey, material: Vec<Vec<u8>>) -> Self {
+        Self { kid: None, algorithms, decoding, material }
     }
 
     /// Tries the key once: that it verifies nothing is well, that it cannot be used is not.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::issuer::{Issuer, KeySource};
-use super::jwk::KeySet;
+use super::issuer::{Issuer, KeySource, MAX_KEYS_TRIED};
+use super::jwk::{ALGORITHMS, KeySet};
 
 /// The least time between two fetches that tokens bring about.
 const BETWEEN: Duration = Duration::from_secs(5);
@@ -101,7 +101,9 @@ impl KeysUrl {
             }
             body.extend_from_slice(&chunk);
         }
-        KeySet::from_json(&body)
+        // To see whether a point is on its curve costs a signature's work, for each key of a set.
+        let read = tokio::task::spawn_blocking(move || KeySet::from_json(&body));
+        read.await.map_err(|_| "the answer could not be read".to_owned())?
     }
 }
 
@@ -175,6 +177,15 @@ fn report(issuer: &str, set: &KeySet) {
     }
     if !set.left_out.is_empty() {
         tracing::warn!(issuer, reasons = ?set.left_out, "some keys of this issuer are left out");
+    }
+    let most = ALGORITHMS.map(|algorithm| set.keys.iter().filter(|key| key.is_for(algorithm)).count());
+    if most.into_iter().any(|keys| keys > MAX_KEYS_TRIED) {
+        tracing::warn!(
+            issuer,
+            tried = MAX_KEYS_TRIED,
+            "this issuer has more keys of one algorithm than a token without a key id is tried against: its tokens should \
+             name their key (kid)"
+        );
     }
 }
 

@@ -97,21 +97,21 @@ fn claims_that_are_not_ours_are_refused() {
         (json!({"nbf": NOW_S + 1}), TokenError::Immature),
         (json!({"token_type": "refresh"}), TokenError::Kind),
         (json!({"token_type": null}), TokenError::Claims),
-        (json!({"user_id": null}), TokenError::Claims),
-        (json!({"user_id": 0}), TokenError::Claims),
-        (json!({"user_id": -7}), TokenError::Claims),
-        (json!({"user_id": 7.0}), TokenError::Claims),
-        (json!({"user_id": u64::MAX}), TokenError::Claims),
-        (json!({"user_id": "9223372036854775808"}), TokenError::Claims),
-        (json!({"user_id": "+7"}), TokenError::Claims),
-        (json!({"user_id": ""}), TokenError::Claims),
-        (json!({"user_id": "0"}), TokenError::Claims),
-        (json!({"user_id": [7]}), TokenError::Claims),
-        (json!({"sid": ""}), TokenError::Claims),
-        (json!({"sid": "a b"}), TokenError::Claims),
-        (json!({"sid": "é"}), TokenError::Claims),
-        (json!({"sid": 5}), TokenError::Claims),
-        (json!({"sid": "x".repeat(129)}), TokenError::Claims),
+        (json!({"user_id": null}), TokenError::UserId),
+        (json!({"user_id": 0}), TokenError::UserId),
+        (json!({"user_id": -7}), TokenError::UserId),
+        (json!({"user_id": 7.0}), TokenError::UserId),
+        (json!({"user_id": u64::MAX}), TokenError::UserId),
+        (json!({"user_id": "9223372036854775808"}), TokenError::UserId),
+        (json!({"user_id": "+7"}), TokenError::UserId),
+        (json!({"user_id": ""}), TokenError::UserId),
+        (json!({"user_id": "0"}), TokenError::UserId),
+        (json!({"user_id": [7]}), TokenError::UserId),
+        (json!({"sid": ""}), TokenError::SessionId),
+        (json!({"sid": "a b"}), TokenError::SessionId),
+        (json!({"sid": "é"}), TokenError::SessionId),
+        (json!({"sid": 5}), TokenError::SessionId),
+        (json!({"sid": "x".repeat(129)}), TokenError::SessionId),
     ];
     for (changes, error) in table {
         assert_eq!(verify(&token(&with(&changes))), Err(error), "{changes}");
@@ -141,7 +141,7 @@ fn forged_tokens_are_refused() {
             TokenError::Signature,
         ),
         (signed(&Header::new(Algorithm::HS256), "", &good()), TokenError::Signature),
-        (signed(&Header::new(Algorithm::HS512), SECRET, &good()), TokenError::Algorithm),
+        (signed(&Header::new(Algorithm::HS512), SECRET, &good()), TokenError::Signature),
         (format!("{}.{claims}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#)), TokenError::Algorithm),
         (with_header(r#"{"alg":"none"}"#), TokenError::Algorithm),
         (with_header(r#"{"alg":"hs256"}"#), TokenError::Algorithm),
@@ -165,12 +165,100 @@ fn claims_given_twice_are_refused() {
 }
 
 #[test]
+fn further_secrets_verify_hs256_hs384_and_hs512_and_our_own_hs256_alone() {
+    let who = SessionKey { user: 7, sid: SessionId::parse("s1") };
+    let verify = |algorithm, secret: &str| verify(&signed(&Header::new(algorithm), secret, &good()));
+    for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+        assert_eq!(
+            verify(algorithm, "the secret of an older house, long enough").as_ref(),
+            Ok(&who),
+            "{algorithm:?}"
+        );
+        let own = verify(algorithm, SECRET);
+        assert_eq!(own.is_ok(), algorithm == Algorithm::HS256, "{algorithm:?}");
+        assert_eq!(
+            verify(algorithm, "another secret of thirty-two bytes"),
+            Err(TokenError::Signature),
+            "{algorithm:?}"
+        );
+    }
+}
+
+#[test]
+fn leeway_lets_a_token_begin_sooner_and_never_end_later() {
+    let leeway = Leeway { before: std::time::Duration::from_secs(5), after: std::time::Duration::ZERO };
+    let patient = ring().with_leeway(leeway);
+    let verify = |changes: Value| patient.verify(&token(&with(&changes)), Kind::Access, NOW).map(drop);
+    assert_eq!(verify(json!({"nbf": NOW_S + 5})), Ok(()));
+    assert_eq!(verify(json!({"nbf": NOW_S + 6})), Err(TokenError::Immature));
+    assert_eq!(verify(json!({"nbf": null, "iat": NOW_S + 3600})), Ok(()), "iat is not looked at");
+    assert_eq!(verify(json!({"exp": NOW_S})), Err(TokenError::Expired));
+}
+
+#[test]
+fn a_number_that_is_no_id_is_refused_however_it_is_written() {
+    let numbers = [
+        "9223372036854775808",
+        "18446744073709551616",
+        "123456789012345678901234567890",
+        "7.0",
+        "7e0",
+        "70e-1",
+        "1e3",
+        "-0",
+        "-9223372036854775808",
+        "true",
+        "null",
+        "{}",
+        "[[7]]",
+        "\"7.0\"",
+        "\" 7\"",
+        "\"7 \"",
+        "\"0x7\"",
+        "\"٧\"",
+        "\"123456789012345678901234567890\"",
+    ];
+    for number in numbers {
+        let claims = format!(r#"{{"user_id":{number},"token_type":"access","exp":{}}}"#, NOW_S + 60);
+        assert_eq!(verify(&with_claims(&claims)), Err(TokenError::UserId), "{number}");
+    }
+}
+
+/// A token with claims of our own writing, rightly signed.
+fn with_claims(claims: &str) -> String {
+    let message = format!("{}.{}", PLAIN_HEADERS[0], URL_SAFE_NO_PAD.encode(claims));
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[test]
 fn a_ring_shows_no_secret() {
     let shown = format!("{:?}", ring());
-    assert_eq!(shown, "Keyring { trusted: 2, issuers: 0, .. }");
+    assert_eq!(shown, "Keyring { further: 1, issuers: 0, .. }");
 }
 
 proptest! {
+    /// Also above 2^53, where a floating-point number would name a neighbour.
+    #[test]
+    fn an_id_of_64_bits_is_read_to_the_last_digit(
+        id in prop_oneof![1..=i64::MAX, (1i64 << 53)..(1 << 53) + 100, (i64::MAX - 100)..=i64::MAX],
+        is_text in any::<bool>(),
+    ) {
+        let written = if is_text { format!("\"{id}\"") } else { id.to_string() };
+        let claims = format!(r#"{{"user_id":{written},"token_type":"access","exp":{}}}"#, NOW_S + 60);
+        prop_assert_eq!(verify(&with_claims(&claims)).map(|who| who.user), Ok(id));
+    }
+
+    /// Whatever a token from elsewhere says, only a short name without spaces or control characters becomes part of a key.
+    #[test]
+    fn a_session_id_is_taken_as_it_is_or_refused(sid in prop_oneof![".*", "[!-~]{1,130}", "[\x00-\x7f]{0,20}", "\\PC{120,140}"]) {
+        let is_name = (1..=128).contains(&sid.len()) && sid.bytes().all(|byte| byte.is_ascii_graphic());
+        let taken = verify(&token(&with(&json!({"sid": sid}))));
+        let expected = SessionKey { user: 7, sid: SessionId::parse(&sid) };
+        prop_assert_eq!(taken, if is_name { Ok(expected) } else { Err(TokenError::SessionId) });
+    }
+
     #[test]
     fn a_random_string_never_verifies(text in ".*") {
         prop_assert!(verify(&text).is_err());

@@ -16,10 +16,13 @@ use crate::model::{Millis, SessionKey};
 
 /// Parts with a lock each: many more than there are cores.
 const PARTS: usize = 64;
-/// Tokens in the younger half of a part. With both halves of all parts that is 16,384 to 32,768 tokens of some 150 bytes: 5 MB
-/// at the most. A larger number pays only where it holds all that are shown within half a minute, and where there are so many, to
-/// verify each of them anew is a small part of the work.
-const YOUNG: usize = 256;
+/// Tokens of a shared secret in the younger half of a part. With both halves of all parts that is 16,384 to 32,768 tokens of
+/// some 150 bytes: 5 MB at the most. A larger number pays only where it holds all that are shown within half a minute, and where
+/// there are so many, to verify each of them anew is a small part of the work.
+pub(super) const YOUNG_OF_SECRETS: usize = 256;
+/// Tokens of issuers in the younger half of a part: to verify one by a public key costs a hundred times as much. In all 131,072
+/// to 262,144 tokens, 40 MB at the most, and nothing where no issuer is set.
+pub(super) const YOUNG_OF_ISSUERS: usize = 2_048;
 
 /// Counts the changes of issuers' keys.
 pub(super) type Changes = Arc<AtomicU64>;
@@ -28,6 +31,8 @@ pub(super) type Changes = Arc<AtomicU64>;
 pub(super) struct Verified {
     secret: [u8; 16],
     parts: Box<[Mutex<Part>]>,
+    /// Tokens in the younger half of a part.
+    young: usize,
     changes: Changes,
 }
 
@@ -57,7 +62,8 @@ pub(super) struct Fingerprint {
 }
 
 impl Verified {
-    pub(super) fn new() -> Self {
+    /// None yet; `young` is how many go into the younger half of each part.
+    pub(super) fn new(young: usize) -> Self {
         let mut secret = [0; 16];
         // The random keys of std's hash maps, where the system gives no randomness of its own.
         if getrandom::fill(&mut secret).is_err() {
@@ -65,7 +71,7 @@ impl Verified {
             secret = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
         }
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
-        Self { secret, parts, changes: Changes::default() }
+        Self { secret, parts, young, changes: Changes::default() }
     }
 
     /// Told when an issuer's keys change.
@@ -90,7 +96,7 @@ impl Verified {
         }
         let good = part.old.remove(&token.hash)?;
         let found = good.at(now);
-        part.keep(token.hash, good);
+        part.keep(token.hash, good, self.young);
         found
     }
 
@@ -101,7 +107,7 @@ impl Verified {
             *part = Part { change: token.change, ..Part::default() };
         }
         if part.change == token.change {
-            part.keep(token.hash, Good { who: who.clone(), until });
+            part.keep(token.hash, Good { who: who.clone(), until }, self.young);
         }
     }
 
@@ -112,8 +118,8 @@ impl Verified {
 }
 
 impl Part {
-    fn keep(&mut self, hash: u128, good: Good) {
-        if self.young.len() >= YOUNG {
+    fn keep(&mut self, hash: u128, good: Good, most: usize) {
+        if self.young.len() >= most {
             self.old = take(&mut self.young);
         }
         self.young.insert(hash, good);
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_token_is_known_again_until_it_expires_and_no_other_is() {
-        let verified = Verified::new();
+        let verified = Verified::new(YOUNG_OF_SECRETS);
         let token = verified.fingerprint("a.b.c");
         assert_eq!(verified.find(token, Millis(0)), None);
         verified.note(token, &who(7), Millis(1_000));
@@ -165,13 +171,13 @@ mod tests {
 
     #[test]
     fn another_process_hashes_otherwise() {
-        let (one, other) = (Verified::new(), Verified::new());
+        let (one, other) = (Verified::new(YOUNG_OF_SECRETS), Verified::new(YOUNG_OF_SECRETS));
         assert_ne!(one.fingerprint("a.b.c").hash, other.fingerprint("a.b.c").hash);
     }
 
     #[test]
     fn a_change_of_keys_forgets_all_and_what_was_looked_at_before_it() {
-        let verified = Verified::new();
+        let verified = Verified::new(YOUNG_OF_SECRETS);
         let (old, under_way) = (verified.fingerprint("old"), verified.fingerprint("under way"));
         verified.note(old, &who(1), Millis(1_000));
         verified.changes().fetch_add(1, Ordering::Release);
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_stays_and_the_number_is_bounded() {
-        let verified = Verified::new();
+        let verified = Verified::new(YOUNG_OF_SECRETS);
         let shown = verified.fingerprint("shown");
         verified.note(shown, &who(0), Millis(1_000));
         for number in 0..200_000 {
@@ -201,6 +207,6 @@ mod tests {
             part.young.len() + part.old.len()
         };
         let all: usize = verified.parts.iter().map(held).sum();
-        assert!((PARTS * YOUNG..=2 * PARTS * YOUNG).contains(&all), "{all}");
+        assert!((PARTS * YOUNG_OF_SECRETS..=2 * PARTS * YOUNG_OF_SECRETS).contains(&all), "{all}");
     }
 }

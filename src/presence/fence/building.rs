@@ -1,13 +1,14 @@
 //! The building of fences from SQL: for shards whose server has lost what it had, or never had one.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{CHUNK, FenceKeeper, Result};
-use crate::live::Verdict;
+use crate::live::{Loss, Verdict};
+use crate::model::Millis;
 use crate::presence::random_token;
 use crate::store::ChangeCursor;
 
@@ -17,6 +18,21 @@ const ENDED_AT_ONCE: usize = 4_096;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Between two renewals of a building that is under way; it lapses after some seconds.
 const RENEW: Duration = Duration::from_millis(500);
+
+/// How much later than the last instant that an instance knows Redis may have served, ms: the instant is renewed every 100 ms,
+/// and another instance learns of it within half a second.
+const SERVED_MARGIN_MS: i64 = 600;
+
+/// What shards held before they are built anew.
+#[derive(Default)]
+struct Before {
+    /// Where their fences stand or stood in the log of account changes.
+    cursors: HashSet<String>,
+    /// What each has lost.
+    losses: BTreeMap<u32, Loss>,
+    /// Those that have lost their live set or their stream alone.
+    damaged: BTreeSet<u32>,
+}
 
 /// A building that is under way.
 struct Site {
@@ -61,7 +77,7 @@ impl FenceKeeper {
 
     async fn build_under(&self, mut site: Site) -> Result<bool> {
         let shards = site.shards.clone();
-        let (former, hold) = self.what_was_there(&shards).await?;
+        let before = self.what_was_there(&shards).await?;
         let cursor = self.store.change_cursor().await?;
         let (mut blocked, mut after) = (0, 0);
         loop {
@@ -76,7 +92,7 @@ impl FenceKeeper {
             }
         }
         // Accounts that are gone are on no page; the log since the former fence names them.
-        for former in former {
+        for former in before.cursors {
             let changes = self.store.account_changes(&ChangeCursor(former)).await?;
             self.tell(&self.within(changes.users, &shards)).await?;
         }
@@ -86,7 +102,7 @@ impl FenceKeeper {
             }
         }
         // Thousands may have ended; done in one go, the building would lapse meanwhile, and never come to its end.
-        let ended = self.store.sessions_ended_since(self.tokens_may_live_since()).await?;
+        let ended = self.store.sessions_ended_since(self.tokens_may_live_since(&shards).await?).await?;
         for chunk in self.sessions_within(ended, &shards).chunks(ENDED_AT_ONCE) {
             self.live.end_again(chunk).await?;
             if !self.keep(&mut site).await? {
@@ -95,16 +111,24 @@ impl FenceKeeper {
         }
         let changes = self.store.account_changes(&cursor).await?;
         self.tell(&self.within(changes.users, &shards)).await?;
-        for shard in &shards {
-            if !self.live.raise_fence(*shard, &changes.cursor.0, &site.token, hold).await? {
+        for (shard, loss) in &before.losses {
+            if !self.live.raise_fence(*shard, &changes.cursor.0, &site.token, loss).await? {
                 return Ok(false);
             }
         }
         tracing::info!(blocked, shards = shards.len(), "the fence stands");
-        if !hold.is_zero() {
+        if !before.damaged.is_empty() {
+            self.damaged.lock().unwrap_or_else(PoisonError::into_inner).extend(&before.damaged);
+        }
+        if let Some(loss) = before.losses.values().find(|loss| !loss.hold.is_zero()) {
             tracing::warn!(
-                seconds = hold.as_secs_f32(),
-                "Redis has lost data that it had taken: nobody's time ends before everybody had the time to be heard again"
+                seconds = loss.hold.as_secs_f32(),
+                "Redis has lost data: no user is declared offline before all users had time to send a heartbeat"
+            );
+        } else if !before.damaged.is_empty() {
+            tracing::warn!(
+                shards = before.damaged.len(),
+                "Redis has lost single keys (evicted, or deleted by hand): present users are compared with SQL"
             );
         }
         Ok(true)
@@ -140,17 +164,34 @@ impl FenceKeeper {
         Ok(self.live.renew_fence(&shards, &site.token).await?)
     }
 
-    /// Where these shards' fences stand or stood, each place once; and for how long no deadline may be claimed: for a TTL
-    /// where Redis is known to have held later data than it does now.
-    async fn what_was_there(&self, shards: &BTreeSet<u32>) -> Result<(HashSet<String>, Duration)> {
-        let (mut cursors, mut lost) = (HashSet::new(), false);
+    /// What these shards held before. What befell a server has befallen all of its shards: where one is known to have held
+    /// later data than it does now, deadlines of all wait for a TTL.
+    async fn what_was_there(&self, shards: &BTreeSet<u32>) -> Result<Before> {
+        let mut before = Before::default();
+        let mut lost = false;
+        let newest_in_sql = self.store.newest_transition_id().await?;
         for shard in shards {
             let fence = self.live.fence(*shard).await?;
+            let in_sql = self.store.newest_transition(*shard).await?;
             lost |= self.live.knows_of_later_data(*shard, &fence);
-            lost |= self.store.newest_transition(*shard).await?.is_some_and(|at| at > fence.newest);
-            cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
+            lost |= in_sql.is_some_and(|at| at > fence.newest);
+            if fence.is_damaged {
+                before.damaged.insert(*shard);
+            }
+            let known = self.live.last_heard(*shard).max(fence.newest).max(in_sql.unwrap_or(Millis(0)));
+            let before_it =
+                Loss { hold: Duration::ZERO, served_until: known.plus(SERVED_MARGIN_MS), newest_in_sql };
+            before.losses.insert(*shard, before_it);
+            before.cursors.extend(fence.cursor.or(fence.former.map(|former| former.cursor)));
         }
-        Ok((cursors, if lost { self.live.ttl() } else { Duration::ZERO }))
+        for (shard, loss) in &mut before.losses {
+            if lost {
+                loss.hold = self.live.ttl();
+            } else if !before.damaged.contains(shard) {
+                loss.served_until = Millis(0);
+            }
+        }
+        Ok(before)
     }
 
     /// Waits until nobody builds these any more; whether each has a fence then.

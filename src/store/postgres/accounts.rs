@@ -1,25 +1,50 @@
 //! Accounts on PostgreSQL: the rows of `users`.
 
-use sqlx::{QueryBuilder, query, query_as};
+use sqlx::error::DatabaseError;
+use sqlx::{AssertSqlSafe, QueryBuilder, query, query_as};
 
-use super::{PgLease, begin, trail};
+use super::{PgLease, begin, names, trail, upkeep};
 use crate::model::{Account, Actor, Deed, UserId};
 use crate::store::administrators::can_administer;
-use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
-use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountPatch, Credentials, NewAccount, PasswordHash, Result};
+use crate::store::rows::{AccountRow, account_columns, convert, no_row};
+use crate::store::texts::{check_new, check_patch};
+use crate::store::{AccountPatch, NewAccount, PasswordHash, Result, StoreError};
 
 pub async fn create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
-    let Some(by) = by else { return insert(lease, new).await };
+    match try_create(lease, new, by).await {
+        // Rows that came with ids of their own have left the sequence behind.
+        Err(error) if is_id_taken(&error) => {
+            upkeep::raise_ids(lease, 0).await?;
+            try_create(lease, new, by).await
+        }
+        created => created,
+    }
+}
+
+async fn try_create(lease: &mut PgLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     begin(lease).await?;
     let created = async {
         let account = insert(lease, new).await?;
-        trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        names::add(lease, [(account.id, new.username.as_str(), new.email.as_str())]).await?;
+        if let Some(by) = by {
+            trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        }
         Ok(account)
     };
     let created = created.await;
-    lease.finish(created).await
+    let created = lease.finish(created).await;
+    names::named(lease, created, &new.username, &new.email).await
+}
+
+/// Whether the id that the sequence gave is another account's.
+fn is_id_taken(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(source) => {
+            source.as_database_error().and_then(DatabaseError::constraint) == Some("users_pkey")
+        }
+        _ => false,
+    }
 }
 
 async fn insert(lease: &mut PgLease, new: &NewAccount) -> Result<Account> {
@@ -40,9 +65,16 @@ async fn insert(lease: &mut PgLease, new: &NewAccount) -> Result<Account> {
     row.ok_or_else(no_row)?.try_into()
 }
 
-pub async fn any(lease: &mut PgLease) -> Result<bool> {
-    let row: Option<(bool,)> = lease.row(query_as("SELECT EXISTS (SELECT FROM users)")).await?;
-    Ok(row.is_some_and(|(any,)| any))
+/// The oldest account that can administer.
+pub async fn administrator(lease: &mut PgLease) -> Result<Option<Account>> {
+    let row: Option<AccountRow> = lease
+        .row(query_as(concat!(
+            "SELECT ",
+            account_columns!(),
+            " FROM users u WHERE u.role = 'admin' AND u.may_be_present ORDER BY u.id LIMIT 1"
+        )))
+        .await?;
+    row.map(Account::try_from).transpose()
 }
 
 pub async fn by_ids(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<Account>> {
@@ -54,25 +86,6 @@ pub async fn by_ids(lease: &mut PgLease, ids: &[UserId]) -> Result<Vec<Account>>
     convert(rows)
 }
 
-/// Each half of the OR has its own unique index; the username wins.
-pub async fn credentials(lease: &mut PgLease, login: &str) -> Result<Option<Credentials>> {
-    if !fits(login) {
-        return Ok(None);
-    }
-    let row: Option<CredentialsRow> = lease
-        .row(
-            query_as(concat!(
-                "SELECT ",
-                account_columns!(),
-                ", u.password_hash FROM users u WHERE lower(u.username) = lower($1) OR lower(u.email) = lower($1) ",
-                "ORDER BY (lower(u.username) = lower($1)) DESC LIMIT 1"
-            ))
-            .bind(login),
-        )
-        .await?;
-    row.map(Credentials::try_from).transpose()
-}
-
 pub async fn update(
     lease: &mut PgLease,
     id: UserId,
@@ -82,7 +95,12 @@ pub async fn update(
     check_patch(patch)?;
     begin(lease).await?;
     let updated = update_in_transaction(lease, id, patch, by).await;
-    lease.finish(updated).await
+    let updated = lease.finish(updated).await;
+    // The username stays as it is, so only the e-mail address can be another account's.
+    updated.map_err(|error| match error {
+        StoreError::Taken { .. } => StoreError::Taken { field: "email" },
+        other => other,
+    })
 }
 
 async fn update_in_transaction(
@@ -91,9 +109,12 @@ async fn update_in_transaction(
     patch: &AccountPatch,
     by: Option<&Actor>,
 ) -> Result<Option<Account>> {
-    let (before, administrators) = held(lease, id, patch.may_end_an_administration()).await?;
+    let (before, administrators) = held(lease, id, patch.may_end_an_administration(), Hold::Change).await?;
     let Some(before) = before else { return Ok(None) };
     let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
+    if after.email != before.email {
+        names::readdress(lease, id, &after.username, &after.email).await?;
+    }
     trail::refuse_the_last(&administrators, &before, Some(&after))?;
     if let Some(by) = by {
         let deed = Deed::of_account(Some(&before), Some(&after), patch.password_hash.is_some());
@@ -104,25 +125,33 @@ async fn update_in_transaction(
     Ok(Some(after))
 }
 
-/// The account, held against everybody else until the transaction ends; and, where one administrator less may come of it,
-/// with all who may administer: of two who take the administration from each other at the same time the second waits, and
-/// sees. All are held in the order of ids, as every batch holds its users.
+/// What rows are locked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// A change of what no foreign key refers to: logins go on.
+    Change,
+    /// A deletion.
+    Deletion,
+}
+
+/// The account, locked until the transaction ends; and, where one administrator less may come of it, with all accounts that
+/// can administer: of two calls that take the administration from each other at the same time the second one sees what the
+/// first has done. All rows are locked at once, or none: where another transaction holds one, the call is tried again.
 async fn held(
     lease: &mut PgLease,
     id: UserId,
     with_administrators: bool,
+    hold: Hold,
 ) -> Result<(Option<Account>, Vec<UserId>)> {
-    let rows: Vec<AccountRow> = lease
-        .rows(
-            query_as(concat!(
-                "SELECT ",
-                account_columns!(),
-                " FROM users u WHERE u.id = $1 OR ($2 AND u.role = 'admin' AND u.may_be_present) ORDER BY u.id FOR UPDATE"
-            ))
-            .bind(id)
-            .bind(with_administrators),
-        )
-        .await?;
+    const HELD: &str = concat!(
+        "SELECT ",
+        account_columns!(),
+        " FROM users u WHERE u.id = $1 OR ($2 AND u.role = 'admin' AND u.may_be_present) "
+    );
+    let mode = if hold == Hold::Change { "FOR NO KEY UPDATE NOWAIT" } else { "FOR UPDATE NOWAIT" };
+    let statement = format!("{HELD}{mode}");
+    let rows: Vec<AccountRow> =
+        lease.rows(query_as(AssertSqlSafe(statement)).bind(id).bind(with_administrators)).await?;
     let accounts: Vec<Account> = convert(rows)?;
     let administrators = accounts.iter().filter(|account| can_administer(account)).map(|account| account.id);
     let administrators = administrators.collect();
@@ -150,7 +179,8 @@ async fn apply(lease: &mut PgLease, id: UserId, patch: &AccountPatch) -> Result<
     lease.row::<AccountRow>(sql.build_query_as()).await?.map(Account::try_from).transpose()
 }
 
-/// The account goes first: that waits for a batch that holds it, whose rows of the history are visible after.
+/// The account goes first: a batch that holds it has committed by then, so that its rows of the history are visible to the
+/// trigger that deletes them.
 pub async fn delete(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
     begin(lease).await?;
     let deleted = delete_in_transaction(lease, id, by).await;
@@ -158,15 +188,12 @@ pub async fn delete(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Resu
 }
 
 async fn delete_in_transaction(lease: &mut PgLease, id: UserId, by: Option<&Actor>) -> Result<bool> {
-    let (before, administrators) = held(lease, id, true).await?;
+    let (before, administrators) = held(lease, id, true, Hold::Deletion).await?;
     let Some(before) = before else { return Ok(false) };
     trail::refuse_the_last(&administrators, &before, None)?;
-    // In the order in which whoever ends them holds them, which the cascade does not keep.
-    lease
-        .execute(query("SELECT FROM login_sessions WHERE user_id = $1 ORDER BY sid FOR UPDATE").bind(id))
-        .await?;
+    // So that the cascade waits for no session.
+    lease.execute(query("SELECT FROM login_sessions WHERE user_id = $1 FOR UPDATE NOWAIT").bind(id)).await?;
     lease.execute(query("DELETE FROM users WHERE id = $1").bind(id)).await?;
-    lease.execute(query("DELETE FROM presence_transitions WHERE user_id = $1").bind(id)).await?;
     if let Some(by) = by {
         trail::add(lease, by, &Deed::of_account(Some(&before), None, false)).await?;
     }

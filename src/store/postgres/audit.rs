@@ -1,6 +1,6 @@
 //! What `presenced doctor` compares and mends on PostgreSQL. Each look is one statement, so mirror and history are of one
-//! instant; what it changes it locks in the order of ids, as a batch does, and only where the version still is the one
-//! that was looked at.
+//! instant; it changes only rows that no other transaction holds, and only where the version still is the one that was
+//! looked at.
 
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
@@ -75,11 +75,15 @@ pub async fn mend_mirror(lease: &mut PgLease, users: &[(UserId, i64)]) -> Result
         .execute(
             query(
                 "WITH held AS MATERIALIZED (\
-                 SELECT u.id FROM users AS u JOIN unnest($1::bigint[], $2::bigint[]) AS m (id, version) USING (id) \
-                 WHERE u.presence_version = m.version ORDER BY u.id FOR NO KEY UPDATE OF u) \
-                 UPDATE users SET online_status = h.to_status FROM held, LATERAL (\
-                 SELECT to_status FROM presence_transitions WHERE user_id = held.id ORDER BY id DESC LIMIT 1) AS h \
-                 WHERE users.id = held.id AND users.online_status <> h.to_status",
+                 SELECT u.id, u.online_status, u.presence_version FROM users AS u \
+                 JOIN unnest($1::bigint[], $2::bigint[]) AS m (id, version) USING (id) \
+                 WHERE u.presence_version = m.version FOR NO KEY UPDATE OF u SKIP LOCKED), \
+                 right_ones AS MATERIALIZED (SELECT held.id, COALESCE(h.to_status, \
+                 CASE WHEN held.presence_version > 0 THEN held.online_status ELSE 'offline' END) AS to_status FROM held \
+                 LEFT JOIN LATERAL (SELECT t.to_status FROM presence_transitions t \
+                 WHERE t.user_id = held.id ORDER BY t.id DESC LIMIT 1) AS h ON true) \
+                 UPDATE users SET online_status = r.to_status, presence_writes = users.presence_writes + 1 \
+                 FROM right_ones r WHERE users.id = r.id AND users.online_status <> r.to_status",
             )
             .bind(ids)
             .bind(versions),
@@ -96,8 +100,9 @@ pub async fn lower_versions(lease: &mut PgLease, users: &[(UserId, i64)], to: i6
                 "WITH held AS MATERIALIZED (\
                  SELECT u.id FROM users AS u JOIN unnest($1::bigint[], $2::bigint[]) AS m (id, version) USING (id) \
                  WHERE u.presence_version = m.version AND u.presence_version > $3 \
-                 ORDER BY u.id FOR NO KEY UPDATE OF u) \
-                 UPDATE users SET presence_version = $3 FROM held WHERE users.id = held.id",
+                 FOR NO KEY UPDATE OF u SKIP LOCKED) \
+                 UPDATE users SET presence_version = $3, presence_writes = users.presence_writes + 1 \
+                 FROM held WHERE users.id = held.id",
             )
             .bind(ids)
             .bind(versions)

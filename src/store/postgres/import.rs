@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
 
-use super::{PgLease, begin};
+use super::{PgLease, begin, names};
 use crate::model::UserId;
 use crate::store::Result;
-use crate::store::import::{CHUNK, ImportRow, Imported, Met, all_may, judge, new_rows, note_ids};
+use crate::store::import::{
+    CHUNK, ImportRow, Imported, Met, all_may, judge, named_rows, new_rows, note_ids, row_keys,
+};
 
 pub async fn import(lease: &mut PgLease, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>> {
     begin(lease).await?;
@@ -21,10 +23,12 @@ pub async fn import(lease: &mut PgLease, rows: &[ImportRow], dry_run: bool) -> R
         }
         for indices in with_id.chunks(CHUNK) {
             let given = insert(lease, rows, indices, true).await?;
+            names::add(lease, named_rows(rows, indices, &given)).await?;
             note_ids(&mut verdicts, rows, indices, given);
         }
         for indices in without.chunks(CHUNK) {
             let given = insert(lease, rows, indices, false).await?;
+            names::add(lease, named_rows(rows, indices, &given)).await?;
             note_ids(&mut verdicts, rows, indices, given);
         }
     }
@@ -35,8 +39,7 @@ pub async fn import(lease: &mut PgLease, rows: &[ImportRow], dry_run: bool) -> R
 /// Every account that shares something with a row.
 async fn met(lease: &mut PgLease, rows: &[ImportRow]) -> Result<Vec<Met>> {
     let ids: Vec<Option<UserId>> = rows.iter().map(|row| row.id).collect();
-    let usernames: Vec<&str> = rows.iter().map(|row| row.username.as_str()).collect();
-    let emails: Vec<&str> = rows.iter().map(|row| row.email.as_str()).collect();
+    let (usernames, emails): (Vec<Option<String>>, Vec<Option<String>>) = rows.iter().map(row_keys).unzip();
     lease
         .rows(
             query_as(
@@ -44,10 +47,14 @@ async fn met(lease: &mut PgLease, rows: &[ImportRow]) -> Result<Vec<Met>> {
                  FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS r (id, username, email, n)) \
                  SELECT r.n, m.kind, u.id, u.username, u.email, u.password_hash FROM ( \
                  SELECT r.n, 'id' AS kind, u.id FROM r JOIN users u ON u.id = r.id UNION ALL \
-                 SELECT r.n, 'username', u.id FROM r JOIN users u ON lower(u.username) = lower(r.username) UNION ALL \
-                 SELECT r.n, 'email', u.id FROM r JOIN users u ON lower(u.email) = lower(r.email) UNION ALL \
-                 SELECT r.n, 'name_as_address', u.id FROM r JOIN users u ON lower(u.email) = lower(r.username) UNION ALL \
-                 SELECT r.n, 'address_as_name', u.id FROM r JOIN users u ON lower(u.username) = lower(r.email) \
+                 SELECT r.n, 'username', l.user_id FROM r JOIN login_names l ON l.name_key = r.username \
+                 WHERE l.holds AND l.of_username UNION ALL \
+                 SELECT r.n, 'email', l.user_id FROM r JOIN login_names l ON l.name_key = r.email \
+                 WHERE l.holds AND l.of_email UNION ALL \
+                 SELECT r.n, 'name_as_address', l.user_id FROM r JOIN login_names l ON l.name_key = r.username \
+                 WHERE l.holds AND l.of_email UNION ALL \
+                 SELECT r.n, 'address_as_name', l.user_id FROM r JOIN login_names l ON l.name_key = r.email \
+                 WHERE l.holds AND l.of_username \
                  ) m JOIN r ON r.n = m.n JOIN users u ON u.id = m.id ORDER BY r.n",
             )
             .bind(ids)

@@ -1,40 +1,43 @@
 //! PostgreSQL: the production database. Any number of processes share it.
 //!
-//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. Transactions that touch several rows of `users`
-//! lock them in ascending order of ids, so none waits in a circle; all run at READ COMMITTED, whatever the server's
-//! default, because a look behind a lock must see what its last holder wrote.
+//! Owns the pool, its bounds and the meaning of PostgreSQL's errors. No transaction waits for another one while it holds
+//! locks (`calls`); all run at READ COMMITTED, whatever the server's default, because a look behind a lock must see what
+//! its last holder wrote.
 
 mod accounts;
 mod audit;
+mod calls;
 mod changes;
+mod connections;
 mod hashes;
 mod history;
 mod import;
 mod lists;
+mod names;
+mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{Migrate, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
-use tokio::time::{Instant, timeout};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use tokio::time::Instant;
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::scans::ScanLane;
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
-    RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside,
+    Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 use changes::Watch;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// A batch may take this long: thousands of rows on a slow disk, or behind another batch of its shard.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,22 +45,19 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
 /// A count of all accounts may take this long: a fraction of a second for a million, on a disk that is not busy.
 const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
-/// Migrations may take this long once the server has answered.
-const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
-/// A connection that was idle for longer is asked whether it still lives before it is used. The question (a bare
-/// `Sync`) is no statement.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 type PgLease = Lease<sqlx::Postgres>;
 
 impl Dialect for sqlx::Postgres {
     fn meaning(error: &dyn sqlx::error::DatabaseError) -> Meaning {
         match (error.constraint(), error.code().as_deref().unwrap_or_default()) {
-            (Some("users_username_key"), "23505") => Meaning::Taken("username"),
+            // Of `login_names_key` the caller learns which name it is (`names::named`).
+            (Some("users_username_key" | "login_names_key"), "23505") => Meaning::Taken("username"),
             (Some("users_email_key"), "23505") => Meaning::Taken("email"),
-            // Cancelled, no lock in time, deadlock, could not serialise, idle too long, and a server that has become
-            // a standby; and a schema that is not there yet.
-            (_, "57014" | "55P03" | "40P01" | "40001" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
+            // No lock in time, deadlock, could not serialise.
+            (_, "55P03" | "40P01" | "40001") => Meaning::Locked,
+            // Cancelled, idle too long, and a server that has become a standby; and a schema that is not there yet.
+            (_, "57014" | "25P03" | "25006" | "42P01") => Meaning::Unavailable,
             // Connection lost, out of resources, shutting down or starting up.
             (_, code) if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => {
                 Meaning::Unavailable
@@ -71,82 +71,13 @@ impl Dialect for sqlx::Postgres {
 #[derive(Debug)]
 pub struct Postgres {
     pool: PgPool,
+    /// For statements that read every account.
+    scan_pool: PgPool,
+    scans: ScanLane,
     connect: PgConnectOptions,
     timeout: Duration,
     tally: Arc<Tally>,
     watch: Watch,
-}
-
-impl Postgres {
-    /// Reads the URL and connects to nothing yet. Must be called inside a tokio runtime.
-    pub fn open(url: &str, options: &Options) -> Result<Self> {
-        let connect = PgConnectOptions::from_str(url)
-            .map_err(|error| StoreError::Url(error.to_string()))?
-            .application_name("presenced");
-        let statement_timeout = options.timeout.as_millis().max(1).to_string();
-        let tally = Tally::new();
-        let health = Arc::clone(&tally);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections.max(1))
-            .acquire_timeout(options.timeout)
-            // A ping at every use would double the round trips of a read; see `TRUSTED_IDLE`. After one connection was
-            // found broken (a restart, a failover) each that was last used before is asked as well, so that a restart
-            // costs one failed call and not one for each connection.
-            .test_before_acquire(false)
-            .before_acquire(move |connection, meta| {
-                let suspect = meta.idle_for > TRUSTED_IDLE || health.broke_within(meta.idle_for);
-                Box::pin(async move {
-                    if suspect {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(connect.clone().options([("statement_timeout", statement_timeout)]));
-        let watch = Watch::new(connect.clone(), options.timeout);
-        Ok(Self { pool, connect, timeout: options.timeout, tally, watch })
-    }
-
-    /// Runs `work` on a connection; all of it, with the wait for the connection, within the store's bound.
-    async fn with<T>(&self, work: impl AsyncFnOnce(&mut PgLease) -> Result<T>) -> Result<T> {
-        self.within(self.timeout, work).await
-    }
-
-    async fn within<T>(
-        &self,
-        bound: Duration,
-        work: impl AsyncFnOnce(&mut PgLease) -> Result<T>,
-    ) -> Result<T> {
-        let bounded = timeout(bound, async {
-            let mut lease = Lease::take(&self.pool, &self.tally).await?;
-            work(&mut lease).await
-        });
-        bounded.await.unwrap_or_else(|_| Err(too_slow()))
-    }
-
-    /// Migrates on a connection of its own, because a migration may take longer than any statement of the service.
-    async fn run_migrations(&self) -> Result<Vec<String>> {
-        let connecting = timeout(self.timeout, PgConnection::connect_with(&self.connect)).await;
-        let mut connection =
-            connecting.map_err(|_| too_slow())?.map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-        self.tally.count(1);
-        let migrating = async {
-            // The lock is the session's and counts its holders: the migrator takes it a second time, inside this one.
-            connection.lock().await?;
-            connection.ensure_migrations_table(schema::TABLE).await?;
-            let before = connection.list_applied_migrations(schema::TABLE).await?;
-            MIGRATIONS.run_direct(None, &mut connection, false).await?;
-            connection.unlock().await?;
-            Ok(before)
-        };
-        let before = timeout(MIGRATE_TIMEOUT, migrating)
-            .await
-            .map_err(|_| too_slow())?
-            .map_err(schema::migrate_error::<sqlx::Postgres>)?;
-        // Failing to say goodbye harms nobody.
-        let _ = timeout(self.timeout, connection.close()).await;
-        Ok(schema::applied_since(&MIGRATIONS, &before))
-    }
 }
 
 fn too_slow() -> StoreError {
@@ -176,12 +107,18 @@ impl Store for Postgres {
         self.tally.statements()
     }
 
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.with(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
+    }
+
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
         self.with(async |lease| accounts::create(lease, new, by).await).await
     }
 
-    async fn has_accounts(&self) -> Result<bool> {
-        self.with(async |lease| accounts::any(lease).await).await
+    async fn administrator(&self) -> Result<Option<Account>> {
+        self.with(async |lease| accounts::administrator(lease).await).await
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>> {
@@ -196,7 +133,31 @@ impl Store for Postgres {
     }
 
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
-        self.with(async |lease| accounts::credentials(lease, login).await).await
+        self.with(async |lease| names::credentials(lease, login).await).await
+    }
+
+    async fn complete_login_names(&self, limit: u32) -> Result<u64> {
+        self.within(BATCH_TIMEOUT, async |lease| names::complete(lease, limit).await).await
+    }
+
+    async fn mark_incomplete_login_names(&self) -> Result<u64> {
+        self.within(COUNT_TIMEOUT, async |lease| names::mark_incomplete(lease).await).await
+    }
+
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()> {
+        self.with(async |lease| names::mark(lease, users).await).await
+    }
+
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>> {
+        self.with(async |lease| names::clashes(lease, after, limit).await).await
+    }
+
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::after(lease, after, limit).await).await
+    }
+
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>> {
+        self.with(async |lease| names::of(lease, users).await).await
     }
 
     async fn list_accounts(
@@ -205,7 +166,8 @@ impl Store for Postgres {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut PgLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.with(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -214,7 +176,7 @@ impl Store for Postgres {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.with(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {
@@ -275,32 +237,46 @@ impl Store for Postgres {
     }
 
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
-        let prune = self.watch.prune_is_due();
-        self.with(async |lease| changes::since(lease, since, prune).await).await
+        self.with(async |lease| changes::since(lease, since).await).await
     }
 
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+        // Run from its start again where it met a lock: from the range as it was.
+        let before = &*range;
+        let page = self.with(async |lease| {
+            let mut after = before.clone();
+            Ok((changes::page(lease, &mut after).await?, after))
+        });
+        let (users, after) = page.await?;
+        *range = after;
+        if self.watch.prune_is_due() {
+            // A failure costs nothing but space, and the next hour tries again.
+            let pruned = self.with(async |lease| changes::prune(lease, &range.since).await).await;
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "the log of account changes was not pruned");
+            }
+        }
+        Ok(users)
+    }
+
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {
         self.watch.wait(Instant::now() + timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<bool> {
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>> {
         self.with(async |lease| sessions::create(lease, new).await).await
     }
 
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
-        self.with(async |lease| sessions::of_user(lease, user, now).await).await
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+        self.with(async |lease| sessions::of_user(lease, user, now, page).await).await
     }
 
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
         self.with(async |lease| sessions::rotate(lease, request).await).await
     }
 
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
-        self.with(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
-    }
-
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
-        self.with(async |lease| sessions::end(lease, user, None, now).await).await
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended> {
+        self.with(async |lease| sessions::end(lease, end).await).await
     }
 
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
@@ -308,32 +284,47 @@ impl Store for Postgres {
     }
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-        self.with(async |lease| sessions::ended_since(lease, since).await).await
+        self.with(async |lease| session_ends::since(lease, since).await).await
     }
 
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds> {
+        self.with(async |lease| session_ends::untold(lease, after).await).await
+    }
+
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        self.with(async |lease| sessions::ended_of(lease, users, since).await).await
+        self.with(async |lease| session_ends::untold_of(lease, users).await).await
+    }
+
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64> {
+        if told.is_empty() {
+            return Ok(0);
+        }
+        self.with(async |lease| session_ends::told(lease, told).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
         self.with(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.with(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::record(lease, shard, batch, now).await).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -375,5 +366,21 @@ impl Store for Postgres {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.with(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.with(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

@@ -1,27 +1,33 @@
 //! Login sessions and refresh tokens on PostgreSQL.
 //!
-//! Who changes a session holds its account first, where that matters too, then the session's row, its tokens last.
+//! A transaction that changes a session locks its account first, where that matters too, then the session's row, its tokens
+//! last; several sessions in the order of their names.
 
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
 
-use super::{PgLease, begin};
-use crate::model::{Millis, SessionId, UserId};
-use crate::store::rotation::{KEEP_ENDED_SESSIONS_MS, Presented, may_rotate};
+use super::{PgLease, begin, trail};
+use crate::model::{Millis, Page, SessionId, UserId};
+use crate::store::rotation::{
+    ENDED_AT_ONCE, FORGOTTEN_AT_ONCE, KEEP_ENDED_SESSIONS_MS, Presented, may_rotate,
+};
 use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
-use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
+use crate::store::{
+    Begun, Ended, NewSession, Result, Rotation, RotationRequest, Session, SessionEnd, SessionList,
+};
 
-/// Adds the session where the account may be present and still is what its password was checked against. The row is held
-/// against a block and a change of password until the session is there for that change to end.
-pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
+/// Adds the session where the account may be present and still is what its password was checked against. The account's row
+/// is locked against a block and a change of password, which then end this session too, and against another login, so that
+/// two at once do not both find room for one.
+pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<Option<Begun>> {
     begin(lease).await?;
     let added = lease
         .execute(
             query(
                 "INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, user_agent) \
                  SELECT $1, id, $3, $3, $4 FROM users \
-                 WHERE id = $2 AND may_be_present AND ($5::text IS NULL OR password_hash = $5) FOR SHARE",
+                 WHERE id = $2 AND may_be_present AND ($5::text IS NULL OR password_hash = $5) FOR NO KEY UPDATE",
             )
             .bind(new.sid.as_str())
             .bind(new.user)
@@ -30,62 +36,129 @@ pub async fn create(lease: &mut PgLease, new: &NewSession) -> Result<bool> {
             .bind(new.password_hash.as_ref().map(|hash| &hash.0)),
         )
         .await?;
-    if added.rows_affected() > 0 {
-        lease
-            .execute(
-                query("INSERT INTO refresh_tokens (token_hash, sid, expires_at) VALUES ($1, $2, $3)")
-                    .bind(&new.refresh_hash[..])
-                    .bind(new.sid.as_str())
-                    .bind(new.refresh_expires_at.to_utc()),
-            )
-            .await?;
+    if added.rows_affected() == 0 {
+        lease.commit().await?;
+        return Ok(None);
     }
-    // After the account, which a block holds before it comes to the sessions.
     lease
         .execute(
-            query(
-                "DELETE FROM login_sessions WHERE sid IN (SELECT sid FROM login_sessions s WHERE user_id = $1 \
-                 AND created_at < $2 AND (ended_at < $2 OR ended_at IS NULL AND NOT EXISTS \
-                 (SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at >= $2)) ORDER BY sid FOR UPDATE)",
-            )
-            .bind(new.user)
-            .bind(new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc()),
+            query("INSERT INTO refresh_tokens (token_hash, sid, expires_at) VALUES ($1, $2, $3)")
+                .bind(&new.refresh_hash[..])
+                .bind(new.sid.as_str())
+                .bind(new.refresh_expires_at.to_utc()),
         )
         .await?;
+    let most = i64::from(new.most_alive.max(1));
+    let mut begun = Begun::default();
+    if forget_old_ones(lease, new, most).await? > most {
+        begun.displaced = make_room(lease, new, most).await?;
+    }
     lease.commit().await?;
-    Ok(added.rows_affected() > 0)
+    Ok(Some(begun))
 }
 
-pub async fn of_user(lease: &mut PgLease, user: UserId, now: Millis) -> Result<Vec<Session>> {
-    let rows: Vec<SessionRow> = lease
-        .rows(
-            query_as(
-                "SELECT sid, created_at, last_used_at, user_agent FROM login_sessions s \
-                 WHERE user_id = $1 AND ended_at IS NULL \
-                 AND EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > $2) \
-                 ORDER BY created_at DESC, sid",
-            )
-            .bind(user)
-            .bind(now.to_utc()),
+/// Deletes sessions of the account that ended or ran out long ago, a bounded number; returns how many are not ended, counted
+/// no further than one above `most`.
+async fn forget_old_ones(lease: &mut PgLease, new: &NewSession, most: i64) -> Result<i64> {
+    // Skips rows that another transaction holds: the next login comes to them. Never one of whose end Redis is not told.
+    let statement = "WITH ended AS ( \
+             SELECT sid FROM login_sessions WHERE user_id = $1 AND ended_at < $2 \
+             AND NOT end_untold AND (end_told_at IS NULL OR end_told_at < $2) \
+             ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED \
+         ), run_out AS ( \
+             SELECT sid FROM login_sessions s WHERE user_id = $1 AND ended_at IS NULL AND created_at < $2 \
+             AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at >= $2) \
+             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED \
+         ), forgotten AS ( \
+             DELETE FROM login_sessions WHERE sid IN (SELECT sid FROM ended UNION ALL SELECT sid FROM run_out) \
+         ) \
+         SELECT count(*) FROM (SELECT FROM login_sessions WHERE user_id = $1 AND ended_at IS NULL LIMIT $4) AS open";
+    let row: Option<(i64,)> = lease
+        .row(
+            query_as(statement)
+                .bind(new.user)
+                .bind(new.now.plus(-KEEP_ENDED_SESSIONS_MS).to_utc())
+                .bind(FORGOTTEN_AT_ONCE)
+                .bind(most + 1),
         )
         .await?;
-    Ok(rows.into_iter().filter_map(SessionRow::into_session).collect())
+    Ok(row.map_or(0, |(open,)| open))
+}
+
+/// Ends what the account has too much of: those that have run out first, then the oldest.
+async fn make_room(lease: &mut PgLease, new: &NewSession, most: i64) -> Result<Vec<SessionId>> {
+    let surplus: Vec<(String,)> = lease
+        .rows(
+            query_as(
+                "WITH open AS MATERIALIZED ( \
+                     SELECT sid, created_at, EXISTS ( \
+                         SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > $3) AS alive \
+                     FROM login_sessions s WHERE user_id = $1 AND ended_at IS NULL ORDER BY created_at, sid LIMIT $4 + $5 \
+                 ), surplus AS MATERIALIZED ( \
+                     SELECT sid FROM open WHERE sid <> $2 ORDER BY alive, created_at, sid \
+                     LIMIT greatest((SELECT count(*) FROM open) - $4, 0) \
+                 ) \
+                 SELECT sid FROM login_sessions WHERE sid IN (SELECT sid FROM surplus) AND ended_at IS NULL \
+                 ORDER BY sid FOR UPDATE",
+            )
+            .bind(new.user)
+            .bind(new.sid.as_str())
+            .bind(new.now.to_utc())
+            .bind(most)
+            .bind(ENDED_AT_ONCE),
+        )
+        .await?;
+    end_rows(lease, surplus, new.now).await
+}
+
+/// A session of the user that is alive.
+macro_rules! alive_of_user {
+    () => {
+        " FROM login_sessions s WHERE user_id = $1 AND ended_at IS NULL \
+         AND EXISTS (SELECT FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > $2) "
+    };
+}
+
+pub async fn of_user(lease: &mut PgLease, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+    let count = query_as(concat!("SELECT count(*)", alive_of_user!()));
+    let row: Option<(i64,)> = lease.row(count.bind(user).bind(now.to_utc())).await?;
+    let total = row.map_or(0, |(total,)| total);
+    let mut sessions: Vec<Session> = Vec::new();
+    if page.offset() < total {
+        let select = query_as(concat!(
+            "SELECT sid, created_at, last_used_at, user_agent",
+            alive_of_user!(),
+            "ORDER BY created_at DESC, sid DESC LIMIT $3 OFFSET $4"
+        ));
+        let rows: Vec<SessionRow> = lease
+            .rows(select.bind(user).bind(now.to_utc()).bind(i64::from(page.size)).bind(page.offset()))
+            .await?;
+        sessions = rows.into_iter().filter_map(SessionRow::into_session).collect();
+    }
+    Ok(SessionList { sessions, total })
 }
 
 pub async fn rotate(lease: &mut PgLease, request: &RotationRequest) -> Result<Rotation> {
     let now = request.now.to_utc();
     let sid = request.sid.as_str();
     begin(lease).await?;
-    let alive: Option<(i32,)> = lease
+    let alive: Option<(DateTime<Utc>,)> = lease
         .row(
-            query_as("SELECT 1 FROM login_sessions WHERE sid = $1 AND user_id = $2 AND ended_at IS NULL FOR UPDATE")
-                .bind(sid)
-                .bind(request.user),
+            query_as(
+                "SELECT created_at FROM login_sessions WHERE sid = $1 AND user_id = $2 AND ended_at IS NULL FOR UPDATE",
+            )
+            .bind(sid)
+            .bind(request.user),
         )
         .await?;
-    if alive.is_none() {
+    let Some((created_at,)) = alive else {
         lease.commit().await?;
         return Ok(Rotation::Ended);
+    };
+    if request.begun_since.is_some_and(|since| Millis::from_utc(created_at) < since) {
+        end_rows(lease, vec![(sid.to_owned(),)], request.now).await?;
+        lease.commit().await?;
+        return Ok(Rotation::TooOld);
     }
     let held: Option<(Option<DateTime<Utc>>,)> = lease
         .row(
@@ -100,7 +173,7 @@ pub async fn rotate(lease: &mut PgLease, request: &RotationRequest) -> Result<Ro
         Some((Some(at),)) => Presented::Used(Millis::from_utc(at)),
     };
     if !may_rotate(presented, request.now, request.grace_ms) {
-        end_in_transaction(lease, request.user, Some(&request.sid), request.now).await?;
+        end_rows(lease, vec![(sid.to_owned(),)], request.now).await?;
         lease.commit().await?;
         return Ok(Rotation::Reused);
     }
@@ -140,43 +213,45 @@ pub async fn rotate(lease: &mut PgLease, request: &RotationRequest) -> Result<Ro
     Ok(Rotation::Rotated)
 }
 
-/// Ends one session of the user, or all, and names those that were alive.
-pub async fn end(
-    lease: &mut PgLease,
-    user: UserId,
-    sid: Option<&SessionId>,
-    now: Millis,
-) -> Result<Vec<SessionId>> {
+/// Ends one session of the user, or all that are alive, and records it where an administrator does it.
+pub async fn end(lease: &mut PgLease, end: &SessionEnd<'_>) -> Result<Ended> {
     begin(lease).await?;
-    let ended = end_in_transaction(lease, user, sid, now).await?;
-    lease.commit().await?;
-    Ok(ended)
+    let ended = end_in_transaction(lease, end).await;
+    lease.finish(ended).await
 }
 
-async fn end_in_transaction(
-    lease: &mut PgLease,
-    user: UserId,
-    sid: Option<&SessionId>,
-    now: Millis,
-) -> Result<Vec<SessionId>> {
-    // Locked in one order, so that two that end all sessions of a user do not wait in a circle.
+async fn end_in_transaction(lease: &mut PgLease, end: &SessionEnd<'_>) -> Result<Ended> {
+    // Locked in one order, so that two that end sessions of a user do not wait in a circle.
     let alive: Vec<(String,)> = lease
         .rows(
             query_as(
                 "SELECT sid FROM login_sessions WHERE user_id = $1 AND ($2::text IS NULL OR sid = $2) \
-                 AND ended_at IS NULL ORDER BY sid FOR UPDATE",
+                 AND ended_at IS NULL ORDER BY sid LIMIT $3 FOR UPDATE",
             )
-            .bind(user)
-            .bind(sid.map(SessionId::as_str)),
+            .bind(end.user)
+            .bind(end.sid.map(SessionId::as_str))
+            .bind(ENDED_AT_ONCE),
         )
         .await?;
-    if alive.is_empty() {
+    let more = alive.len() as u64 >= ENDED_AT_ONCE.unsigned_abs();
+    let sids = end_rows(lease, alive, end.now).await?;
+    if let Some((by, username)) = end.by
+        && (end.sid.is_none() || !sids.is_empty())
+    {
+        trail::add(lease, by, &end.deed(username, &sids)).await?;
+    }
+    Ok(Ended { sids, more })
+}
+
+/// Ends sessions whose rows this transaction has locked.
+async fn end_rows(lease: &mut PgLease, rows: Vec<(String,)>, now: Millis) -> Result<Vec<SessionId>> {
+    if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let sids: Vec<String> = alive.into_iter().map(|(sid,)| sid).collect();
+    let sids: Vec<String> = rows.into_iter().map(|(sid,)| sid).collect();
     lease
         .execute(
-            query("UPDATE login_sessions SET ended_at = $2 WHERE sid = ANY ($1)")
+            query("UPDATE login_sessions SET ended_at = $2, end_untold = true WHERE sid = ANY ($1)")
                 .bind(&sids)
                 .bind(now.to_utc()),
         )
@@ -194,29 +269,4 @@ pub async fn has_ended(lease: &mut PgLease, user: UserId, sid: &SessionId) -> Re
         )
         .await?;
     Ok(row.is_some_and(|(ended,)| ended))
-}
-
-pub async fn ended_since(lease: &mut PgLease, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-    let rows: Vec<(UserId, String)> = lease
-        .rows(
-            query_as("SELECT user_id, sid FROM login_sessions WHERE ended_at >= $1 ORDER BY ended_at")
-                .bind(since.to_utc()),
-        )
-        .await?;
-    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
-}
-
-pub async fn ended_of(
-    lease: &mut PgLease,
-    users: &[UserId],
-    since: Millis,
-) -> Result<Vec<(UserId, SessionId)>> {
-    let rows: Vec<(UserId, String)> = lease
-        .rows(
-            query_as("SELECT user_id, sid FROM login_sessions WHERE user_id = ANY ($1) AND ended_at >= $2")
-                .bind(users)
-                .bind(since.to_utc()),
-        )
-        .await?;
-    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
 }

@@ -2,26 +2,29 @@
 
 use sqlx::{QueryBuilder, query, query_as};
 
-use super::{SqliteLease, begin, json_ids, trail};
+use super::{SqliteLease, begin, json_ids, names, trail};
 use crate::model::{Account, Actor, Deed, UserId};
-use crate::store::rows::{AccountRow, CredentialsRow, account_columns, convert, no_row};
-use crate::store::texts::{check_new, check_patch, fits};
-use crate::store::{AccountPatch, Credentials, NewAccount, PasswordHash, Result};
+use crate::store::rows::{AccountRow, account_columns, convert, no_row};
+use crate::store::texts::{check_new, check_patch};
+use crate::store::{AccountPatch, NewAccount, PasswordHash, Result, StoreError};
 
 /// SQLite resolves no alias in `RETURNING` and knows the table by its name there.
 const RETURNING: &str = " RETURNING id, username, email, role, status, is_active, online_status, last_seen";
 
 pub async fn create(lease: &mut SqliteLease, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
     check_new(new)?;
-    let Some(by) = by else { return insert(lease, new).await };
     begin(lease).await?;
     let created = async {
         let account = insert(lease, new).await?;
-        trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        names::add(lease, [(account.id, new.username.as_str(), new.email.as_str())]).await?;
+        if let Some(by) = by {
+            trail::add(lease, by, &Deed::of_account(None, Some(&account), false)).await?;
+        }
         Ok(account)
     };
     let created = created.await;
-    lease.finish(created).await
+    let created = lease.finish(created).await;
+    names::named(lease, created, &new.username, &new.email).await
 }
 
 async fn insert(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
@@ -37,9 +40,16 @@ async fn insert(lease: &mut SqliteLease, new: &NewAccount) -> Result<Account> {
     lease.row::<AccountRow>(sql.build_query_as()).await?.ok_or_else(no_row)?.try_into()
 }
 
-pub async fn any(lease: &mut SqliteLease) -> Result<bool> {
-    let row: Option<(bool,)> = lease.row(query_as("SELECT EXISTS (SELECT 1 FROM users)")).await?;
-    Ok(row.is_some_and(|(any,)| any))
+/// The oldest account that can administer.
+pub async fn administrator(lease: &mut SqliteLease) -> Result<Option<Account>> {
+    let row: Option<AccountRow> = lease
+        .row(query_as(concat!(
+            "SELECT ",
+            account_columns!(),
+            " FROM users u WHERE u.role = 'admin' AND u.may_be_present ORDER BY u.id LIMIT 1"
+        )))
+        .await?;
+    row.map(Account::try_from).transpose()
 }
 
 pub async fn by_ids(lease: &mut SqliteLease, ids: &[UserId]) -> Result<Vec<Account>> {
@@ -56,25 +66,6 @@ pub async fn by_ids(lease: &mut SqliteLease, ids: &[UserId]) -> Result<Vec<Accou
     convert(rows)
 }
 
-/// Each half of the OR has its own unique index; the username wins.
-pub async fn credentials(lease: &mut SqliteLease, login: &str) -> Result<Option<Credentials>> {
-    if !fits(login) {
-        return Ok(None);
-    }
-    let row: Option<CredentialsRow> = lease
-        .row(
-            query_as(concat!(
-                "SELECT ",
-                account_columns!(),
-                ", u.password_hash FROM users u WHERE lower(u.username) = lower(?1) OR lower(u.email) = lower(?1) ",
-                "ORDER BY (lower(u.username) = lower(?1)) DESC LIMIT 1"
-            ))
-            .bind(login),
-        )
-        .await?;
-    row.map(Credentials::try_from).transpose()
-}
-
 pub async fn update(
     lease: &mut SqliteLease,
     id: UserId,
@@ -84,7 +75,12 @@ pub async fn update(
     check_patch(patch)?;
     begin(lease).await?;
     let updated = update_in_transaction(lease, id, patch, by).await;
-    lease.finish(updated).await
+    let updated = lease.finish(updated).await;
+    // The username stays as it is, so only the e-mail address can be another account's.
+    updated.map_err(|error| match error {
+        StoreError::Taken { .. } => StoreError::Taken { field: "email" },
+        other => other,
+    })
 }
 
 async fn update_in_transaction(
@@ -96,6 +92,9 @@ async fn update_in_transaction(
     let administrators = trail::administrators(lease, patch.may_end_an_administration()).await?;
     let Some(before) = by_ids(lease, &[id]).await?.pop() else { return Ok(None) };
     let Some(after) = apply(lease, id, patch).await? else { return Ok(None) };
+    if after.email != before.email {
+        names::readdress(lease, id, &after.username, &after.email).await?;
+    }
     trail::refuse_the_last(&administrators, &before, Some(&after))?;
     if let Some(by) = by {
         let deed = Deed::of_account(Some(&before), Some(&after), patch.password_hash.is_some());
@@ -138,7 +137,6 @@ async fn delete_in_transaction(lease: &mut SqliteLease, id: UserId, by: Option<&
     let Some(before) = by_ids(lease, &[id]).await?.pop() else { return Ok(false) };
     trail::refuse_the_last(&administrators, &before, None)?;
     lease.execute(query("DELETE FROM users WHERE id = ?1").bind(id)).await?;
-    lease.execute(query("DELETE FROM presence_transitions WHERE user_id = ?1").bind(id)).await?;
     if let Some(by) = by {
         trail::add(lease, by, &Deed::of_account(Some(&before), None, false)).await?;
     }

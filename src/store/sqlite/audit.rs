@@ -82,9 +82,11 @@ fn pairs(users: &[(UserId, i64)]) -> String {
 pub async fn mend_mirror(lease: &mut SqliteLease, users: &[(UserId, i64)]) -> Result<u64> {
     // A version that has not moved stands for a history that has not.
     let mended = query(
-        "UPDATE users SET online_status = h.to_status FROM (\
-         SELECT m.value ->> 0 AS id, m.value ->> 1 AS version, (SELECT to_status FROM presence_transitions \
-         WHERE user_id = m.value ->> 0 ORDER BY id DESC LIMIT 1) AS to_status FROM json_each(?1) AS m) AS h \
+        "UPDATE users SET online_status = h.to_status, presence_writes = presence_writes + 1 FROM (\
+         SELECT u.id, u.presence_version AS version, coalesce(\
+         (SELECT t.to_status FROM presence_transitions t WHERE t.user_id = u.id ORDER BY t.id DESC LIMIT 1), \
+         CASE WHEN u.presence_version > 0 THEN u.online_status ELSE 'offline' END) AS to_status \
+         FROM json_each(?1) AS m JOIN users u ON u.id = m.value ->> 0 AND u.presence_version = m.value ->> 1) AS h \
          WHERE users.id = h.id AND users.presence_version = h.version AND users.online_status <> h.to_status",
     );
     Ok(lease.execute(mended.bind(pairs(users))).await?.rows_affected())
@@ -92,7 +94,8 @@ pub async fn mend_mirror(lease: &mut SqliteLease, users: &[(UserId, i64)]) -> Re
 
 pub async fn lower_versions(lease: &mut SqliteLease, users: &[(UserId, i64)], to: i64) -> Result<u64> {
     let lowered = query(
-        "UPDATE users SET presence_version = ?2 FROM json_each(?1) AS m WHERE users.id = m.value ->> 0 \
+        "UPDATE users SET presence_version = ?2, presence_writes = presence_writes + 1 \
+         FROM json_each(?1) AS m WHERE users.id = m.value ->> 0 \
          AND users.presence_version = m.value ->> 1 AND users.presence_version > ?2",
     );
     Ok(lease.execute(lowered.bind(pairs(users)).bind(to)).await?.rows_affected())

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 use sqlx::query_as;
 
-use super::{SqliteLease, begin, text};
+use super::{SqliteLease, begin, names, text};
 use crate::model::UserId;
 use crate::store::Result;
-use crate::store::import::{CHUNK, ImportRow, Imported, Met, all_may, judge, new_rows, note_ids};
+use crate::store::import::{
+    CHUNK, ImportRow, Imported, Met, all_may, judge, named_rows, new_rows, note_ids, row_keys,
+};
 
 pub async fn import(lease: &mut SqliteLease, rows: &[ImportRow], dry_run: bool) -> Result<Vec<Imported>> {
     begin(lease).await?;
@@ -19,6 +21,7 @@ pub async fn import(lease: &mut SqliteLease, rows: &[ImportRow], dry_run: bool) 
         let (with_id, without) = new_rows(rows, &verdicts);
         for indices in with_id.chunks(CHUNK).chain(without.chunks(CHUNK)) {
             let given = insert(lease, rows, indices).await?;
+            names::add(lease, named_rows(rows, indices, &given)).await?;
             note_ids(&mut verdicts, rows, indices, given);
         }
     }
@@ -29,7 +32,13 @@ pub async fn import(lease: &mut SqliteLease, rows: &[ImportRow], dry_run: bool) 
 /// Every account that shares something with a row. `CROSS JOIN` keeps SQLite to the order of the tables, so that each row
 /// is looked up in an index.
 async fn met(lease: &mut SqliteLease, rows: &[ImportRow]) -> Result<Vec<Met>> {
-    let rows: Vec<Value> = rows.iter().map(|row| json!([row.id, row.username, row.email])).collect();
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            let (username, email) = row_keys(row);
+            json!([row.id, username, email])
+        })
+        .collect();
     lease
         .rows(
             query_as(
@@ -38,13 +47,17 @@ async fn met(lease: &mut SqliteLease, rows: &[ImportRow]) -> Result<Vec<Met>> {
                  SELECT r.n, 'id', u.id, u.username, u.email, u.password_hash \
                  FROM r CROSS JOIN users u ON u.id = r.id UNION ALL \
                  SELECT r.n, 'username', u.id, u.username, u.email, u.password_hash \
-                 FROM r CROSS JOIN users u ON lower(u.username) = lower(r.username) UNION ALL \
+                 FROM r CROSS JOIN login_names l ON l.name_key = r.username AND l.holds AND l.of_username \
+                 CROSS JOIN users u ON u.id = l.user_id UNION ALL \
                  SELECT r.n, 'email', u.id, u.username, u.email, u.password_hash \
-                 FROM r CROSS JOIN users u ON lower(u.email) = lower(r.email) UNION ALL \
+                 FROM r CROSS JOIN login_names l ON l.name_key = r.email AND l.holds AND l.of_email \
+                 CROSS JOIN users u ON u.id = l.user_id UNION ALL \
                  SELECT r.n, 'name_as_address', u.id, u.username, u.email, u.password_hash \
-                 FROM r CROSS JOIN users u ON lower(u.email) = lower(r.username) UNION ALL \
+                 FROM r CROSS JOIN login_names l ON l.name_key = r.username AND l.holds AND l.of_email \
+                 CROSS JOIN users u ON u.id = l.user_id UNION ALL \
                  SELECT r.n, 'address_as_name', u.id, u.username, u.email, u.password_hash \
-                 FROM r CROSS JOIN users u ON lower(u.username) = lower(r.email)",
+                 FROM r CROSS JOIN login_names l ON l.name_key = r.email AND l.holds AND l.of_username \
+                 CROSS JOIN users u ON u.id = l.user_id",
             )
             .bind(Value::Array(rows).to_string()),
         )

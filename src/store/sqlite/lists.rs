@@ -3,6 +3,7 @@
 use sqlx::{QueryBuilder, query, query_as};
 
 use super::{SqliteLease, accounts, begin, json_ids, text};
+use crate::model::login_name::fold;
 use crate::model::{AccountStatus, Millis, OnlineStatus, Place, UserId};
 use crate::store::listing::{
     ASKS, ListRow, ON_PAGE, all_accounts, block, listed, place_begin, place_end, total_begin, total_end,
@@ -12,6 +13,10 @@ use crate::store::texts::fits;
 use crate::store::{AccountFilter, AccountList, EmailSearch, Result};
 
 type Sql = QueryBuilder<sqlx::Sqlite>;
+
+/// Whether a key holds a text, which goes between the two.
+const BEGIN_FIND: &str = "instr(n.name_key, ";
+const END_FIND: &str = ") > 0";
 
 /// Only the conditions that are asked for stand in the statement, so each kind of list gets a plan of its own.
 pub async fn all(
@@ -29,14 +34,14 @@ pub async fn all(
         Place::After(..) => 0,
     };
     let mut sql = Sql::new("");
-    if filter.search.is_some() {
-        push_found(&mut sql, filter, place, offset);
-    } else {
-        push_in_order(&mut sql, filter, place, offset);
+    match &filter.search {
+        Some(search) => push_found(&mut sql, filter, search, place, offset),
+        None if filter.is_read_once() => push_read_once(&mut sql, filter, place, offset),
+        None => push_in_order(&mut sql, filter, place, offset),
     }
     push_askers(&mut sql, askers);
     sql.push(total_begin!());
-    if filter.search.is_some() {
+    if filter.is_read_once() {
         sql.push("(SELECT count(*) FROM matching)");
     } else if filter.is_open() {
         sql.push(all_accounts!());
@@ -72,11 +77,43 @@ fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, of
     }
 }
 
-/// The page of a search, which costs more than anything else here and finds few: all texts are looked at once, for the page
-/// and the count alike.
-fn push_found(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
+/// The page of a search, which costs more than anything else here and finds few: all keys are looked at once, for the page
+/// and the count alike. The accounts themselves are read where they are filtered, and for the page.
+fn push_found(sql: &mut Sql, filter: &AccountFilter, search: &str, place: Place<UserId>, offset: i64) {
+    sql.push("WITH matching AS MATERIALIZED (SELECT n.user_id AS id FROM login_names n");
+    let is_filtered = filter.status.is_some() || filter.presence.is_some();
+    if is_filtered {
+        sql.push(" JOIN users u ON u.id = n.user_id");
+        push_corrections(sql, filter);
+    }
+    sql.push(" WHERE ").push(BEGIN_FIND).push_bind(fold(search)).push(END_FIND);
+    match filter.search_email {
+        EmailSearch::No => drop(sql.push(" AND n.of_username")),
+        EmailSearch::Yes => {}
+        EmailSearch::IfAdmin(user) => {
+            sql.push(" AND (n.of_username OR (SELECT c.role = 'admin' FROM users c WHERE c.id = ");
+            sql.push_bind(user).push("))");
+        }
+    }
+    if is_filtered {
+        push_conditions(sql, filter);
+    }
+    // An account has two keys, both of which may match.
+    if filter.search_email != EmailSearch::No {
+        sql.push(" GROUP BY n.user_id");
+    }
+    push_page_of_matching(sql, place, offset);
+}
+
+/// The page of a filter that must look at every account: all are read once, for the page and the count alike.
+fn push_read_once(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
     sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
     push_matching(sql, filter);
+    push_page_of_matching(sql, place, offset);
+}
+
+/// Ends the table `matching`, and takes the page out of it.
+fn push_page_of_matching(sql: &mut Sql, place: Place<UserId>, offset: i64) {
     sql.push(") ");
     push_page(sql);
     sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");
@@ -127,36 +164,36 @@ fn push_askers(sql: &mut Sql, askers: &[UserId]) {
 /// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
 fn push_matching(sql: &mut Sql, filter: &AccountFilter) {
     sql.push(" FROM users u");
+    push_corrections(sql, filter);
+    sql.push(" WHERE true");
+    push_conditions(sql, filter);
+}
+
+/// What Redis knows and the mirror does not, beside `u`.
+fn push_corrections(sql: &mut Sql, filter: &AccountFilter) {
     let corrections =
         filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
     if let Some(corrections) = corrections {
-        let pairs: Vec<(UserId, &str)> =
-            corrections.iter().map(|(user, status)| (*user, status.as_str())).collect();
-        // The limit keeps the rows in a table of their own, and the type of the cast lets it have an index; without
-        // either, each account would be compared with every correction.
-        sql.push(
-            " LEFT JOIN (SELECT CAST(value ->> 0 AS INTEGER) AS user_id, value ->> 1 AS status FROM json_each(",
-        );
-        sql.push_bind(serde_json::json!(pairs).to_string());
+        // An object, whose keys and values come without a further look into it. The limit keeps the rows in a table of
+        // their own, and the type of the cast lets it have an index; without either, each account would be compared with
+        // every correction.
+        let statuses: serde_json::Map<String, serde_json::Value> =
+            corrections.iter().map(|(user, status)| (user.to_string(), status.as_str().into())).collect();
+        sql.push(" LEFT JOIN (SELECT CAST(key AS INTEGER) AS user_id, value AS status FROM json_each(");
+        sql.push_bind(serde_json::Value::Object(statuses).to_string());
         sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
     }
-    sql.push(" WHERE true");
-    if let Some(search) = &filter.search {
-        sql.push(" AND (instr(lower(u.username), lower(").push_bind(search.clone()).push(")) > 0");
-        if filter.search_email != EmailSearch::No {
-            sql.push(" OR instr(lower(u.email), lower(").push_bind(search.clone()).push(")) > 0");
-        }
-        if let EmailSearch::IfAdmin(user) = filter.search_email {
-            sql.push(" AND (SELECT c.role = 'admin' FROM users c WHERE c.id = ").push_bind(user).push(")");
-        }
-        sql.push(")");
-    }
+}
+
+/// The conditions on `u`, each behind an AND.
+fn push_conditions(sql: &mut Sql, filter: &AccountFilter) {
+    let has_corrections = filter.presence.as_ref().is_some_and(|presence| !presence.corrections.is_empty());
     if let Some(status) = filter.status {
         sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
     }
     if let Some(presence) = &filter.presence {
         sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
-        if corrections.is_some() {
+        if has_corrections {
             sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
         }
         if let Some(since) = presence.mirror_counts_since {

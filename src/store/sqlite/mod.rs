@@ -2,44 +2,45 @@
 //!
 //! Owns the file, its one writer and its readers, and the meaning of SQLite's errors. All that writes goes through the
 //! writer, whose transactions take the write lock when they begin (`BEGIN IMMEDIATE`), so what they read is what they
-//! change; another process on the same file waits for the lock within the busy timeout. Upper and lower case are the
-//! same for ASCII letters only: SQLite's `lower` knows no others, and a function of our own in an index would lock
-//! every other tool out of the file.
+//! change; another process on the same file waits for the lock within the busy timeout. SQLite's `lower` folds ASCII alone,
+//! and a function of our own in an index would lock every other tool out of the file: other names are folded here
+//! (`names`).
 
 mod accounts;
 mod audit;
 mod changes;
+mod connections;
+mod file;
 mod hashes;
 mod history;
 mod import;
+mod interrupt;
 mod lists;
+mod names;
+mod session_ends;
 mod sessions;
 mod trail;
+mod upkeep;
 
-use std::path::Path;
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection;
-use sqlx::migrate::{Migrate, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use tokio::time::{Instant, timeout};
+use sqlx::sqlite::SqlitePool;
+use tokio::time::Instant;
 
 use super::lease::{Dialect, Lease, Meaning, Tally};
+use super::scans::ScanLane;
 use super::{
-    AccountChanges, AccountFilter, AccountList, AccountPatch, ChangeCursor, Credentials, ImportRow, Imported,
-    MirrorRow, NewAccount, NewSession, Options, PasswordHash, RecordOutcome, Result, Rotation,
-    RotationRequest, Session, SetAside, Standing, Store, StoreError, Trail, TrailFilter, schema,
+    AccountChanges, AccountFilter, AccountList, AccountPatch, Begun, ChangeCursor, ChangeRange, Credentials,
+    Ended, ImportRow, Imported, MirrorPage, MirrorRow, NameClash, NamesInSql, NewAccount, NewSession,
+    PasswordHash, RecordOutcome, Result, Rotation, RotationRequest, SessionEnd, SessionList, SetAside,
+    Standing, Store, StoreError, Trail, TrailFilter, UntoldEnd, UntoldEnds, Upkeep, Woken,
 };
 use crate::model::audit::{Break, HistoryStep, InSql};
-use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, Transition, UserId};
+use crate::model::{Account, Actor, Deed, Millis, Page, Place, SessionId, StreamId, Transition, UserId};
 use changes::Watch;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// A batch may take this long: thousands of rows on a slow disk.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,8 +48,6 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 const IMPORT_TIMEOUT: Duration = Duration::from_mins(10);
 /// A count of all accounts may take this long: a fraction of a second for a million, on a disk that is not busy.
 const COUNT_TIMEOUT: Duration = Duration::from_mins(1);
-/// Migrations may take this long.
-const MIGRATE_TIMEOUT: Duration = Duration::from_mins(5);
 
 type SqliteLease = Lease<sqlx::Sqlite>;
 
@@ -57,9 +56,13 @@ impl Dialect for sqlx::Sqlite {
         // The low byte of an extended code is the code itself.
         let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default() & 0xff;
         match code {
-            // BUSY, LOCKED, IOERR, FULL, CANTOPEN.
-            5 | 6 | 10 | 13 | 14 => Meaning::Unavailable,
+            // BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+            5 | 6 | 8 | 10 | 13 | 14 | 15 => Meaning::Unavailable,
             _ if error.message().contains("users_username_key") => Meaning::Taken("username"),
+            // Which name it is the caller learns (`names::named`).
+            _ if error.message().contains("login_names.name_key") => Meaning::Taken("username"),
+            // A schema that is not there yet.
+            _ if error.message().starts_with("no such table") => Meaning::Unavailable,
             _ if error.message().contains("users_email_key") => Meaning::Taken("email"),
             _ => Meaning::Refused,
         }
@@ -71,97 +74,20 @@ impl Dialect for sqlx::Sqlite {
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// For statements that read every account.
+    scan_readers: SqlitePool,
+    scans: ScanLane,
     timeout: Duration,
     tally: Arc<Tally>,
     watch: Watch,
 }
 
-impl Sqlite {
-    /// Opens the file, and makes it and its folder where they are missing.
-    pub async fn open(url: &str, options: &Options) -> Result<Self> {
-        let connect =
-            SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
-        let path = connect.get_filename().to_owned();
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Url(
-                "a database in memory cannot be shared by several connections".into(),
-            ));
-        }
-        if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-            let made = tokio::fs::create_dir_all(folder).await;
-            made.map_err(|error| StoreError::Url(format!("the folder {}: {error}", folder.display())))?;
-        }
-        let connect = connect
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // A power cut may lose the last commits, never the consistency; the stream is cut only after them, and
-            // what it then holds too much is not recorded twice.
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(options.timeout)
-            .foreign_keys(true);
-        let pool = |connections: u32| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(options.timeout)
-                .test_before_acquire(false)
-                .max_lifetime(None)
-                .idle_timeout(None)
-        };
-        let reader = connect.clone().pragma("query_only", "1");
-        let writer = pool(1).connect_lazy_with(connect);
-        // The first connection makes the file, so that readers find one.
-        drop(writer.acquire().await.map_err(|error| StoreError::Unavailable(Box::new(error)))?);
-        let readers = pool(options.max_connections.max(1)).connect_lazy_with(reader.clone());
-        let watch = Watch::new(reader);
-        Ok(Self { writer, readers, timeout: options.timeout, tally: Tally::new(), watch })
+/// The file that a URL names, where it is one of SQLite's.
+pub(super) fn file_of(url: &str) -> Result<Option<PathBuf>> {
+    if !url.starts_with("sqlite:") {
+        return Ok(None);
     }
-
-    async fn read<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
-        self.within(self.timeout, &self.readers, work).await
-    }
-
-    async fn write<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
-        self.within(self.timeout, &self.writer, work).await
-    }
-
-    /// A write to accounts: wakes who waits for such without the delay of its look at the file.
-    async fn write_accounts<T>(&self, work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>) -> Result<T> {
-        let outcome = self.write(work).await;
-        self.watch.wake();
-        outcome
-    }
-
-    async fn within<T>(
-        &self,
-        bound: Duration,
-        pool: &SqlitePool,
-        work: impl AsyncFnOnce(&mut SqliteLease) -> Result<T>,
-    ) -> Result<T> {
-        let bounded = timeout(bound, async {
-            let mut lease = Lease::take(pool, &self.tally).await?;
-            work(&mut lease).await
-        });
-        bounded.await.unwrap_or_else(|_| Err(too_slow()))
-    }
-
-    /// All migrations in one transaction, begun with the write lock: two processes that start at once run them one
-    /// after the other, and the second finds nothing to do.
-    async fn run_migrations(&self) -> Result<Vec<String>> {
-        let unavailable = |error| StoreError::Unavailable(Box::new(error));
-        let mut connection = self.writer.acquire().await.map_err(unavailable)?;
-        self.tally.count(1);
-        let migrating = async {
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            transaction.ensure_migrations_table(schema::TABLE).await?;
-            let before = transaction.list_applied_migrations(schema::TABLE).await?;
-            MIGRATIONS.run_direct(None, &mut *transaction, false).await?;
-            transaction.commit().await?;
-            Ok(before)
-        };
-        let migrated = timeout(MIGRATE_TIMEOUT, migrating).await.map_err(|_| too_slow())?;
-        let before = migrated.map_err(schema::migrate_error::<sqlx::Sqlite>)?;
-        Ok(schema::applied_since(&MIGRATIONS, &before))
-    }
+    Ok(Some(file::from_url(url)?.get_filename().to_owned()))
 }
 
 fn too_slow() -> StoreError {
@@ -198,12 +124,18 @@ impl Store for Sqlite {
         self.tally.statements()
     }
 
+    async fn installation(&self) -> Result<String> {
+        let id = "SELECT CAST(id AS text) FROM installation";
+        let row: Option<(String,)> = self.read(async |lease| lease.row(sqlx::query_as(id)).await).await?;
+        Ok(row.ok_or_else(super::rows::no_row)?.0)
+    }
+
     async fn create_account(&self, new: &NewAccount, by: Option<&Actor>) -> Result<Account> {
         self.write_accounts(async |lease| accounts::create(lease, new, by).await).await
     }
 
-    async fn has_accounts(&self) -> Result<bool> {
-        self.read(async |lease| accounts::any(lease).await).await
+    async fn administrator(&self) -> Result<Option<Account>> {
+        self.read(async |lease| accounts::administrator(lease).await).await
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>> {
@@ -218,7 +150,39 @@ impl Store for Sqlite {
     }
 
     async fn credentials(&self, login: &str) -> Result<Option<Credentials>> {
-        self.read(async |lease| accounts::credentials(lease, login).await).await
+        self.read(async |lease| names::credentials(lease, login).await).await
+    }
+
+    async fn complete_login_names(&self, limit: u32) -> Result<u64> {
+        // Mostly there is nothing to do, which a reader sees without waiting for the writer.
+        if !self.read(async |lease| names::are_marked(lease).await).await? {
+            return Ok(0);
+        }
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| names::complete(lease, limit).await).await
+    }
+
+    async fn mark_incomplete_login_names(&self) -> Result<u64> {
+        let look = async |lease: &mut SqliteLease| names::are_incomplete(lease).await;
+        if !self.within(COUNT_TIMEOUT, &self.readers, look).await? {
+            return Ok(0);
+        }
+        self.within(COUNT_TIMEOUT, &self.writer, async |lease| names::mark_incomplete(lease).await).await
+    }
+
+    async fn mark_login_names(&self, users: &[UserId]) -> Result<()> {
+        self.write(async |lease| names::mark(lease, users).await).await
+    }
+
+    async fn login_name_clashes(&self, after: UserId, limit: u32) -> Result<Vec<NameClash>> {
+        self.read(async |lease| names::clashes(lease, after, limit).await).await
+    }
+
+    async fn login_names_after(&self, after: UserId, limit: u32) -> Result<Vec<NamesInSql>> {
+        self.read(async |lease| names::after(lease, after, limit).await).await
+    }
+
+    async fn login_names(&self, users: &[UserId]) -> Result<Vec<NamesInSql>> {
+        self.read(async |lease| names::of(lease, users).await).await
     }
 
     async fn list_accounts(
@@ -227,7 +191,8 @@ impl Store for Sqlite {
         place: Place<UserId>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::all(lease, filter, place, askers).await).await
+        let read = async |lease: &mut SqliteLease| lists::all(lease, filter, place, askers).await;
+        if filter.is_open() { self.read(read).await } else { self.scan(read).await }
     }
 
     async fn list_present_in_mirror(
@@ -236,7 +201,7 @@ impl Store for Sqlite {
         place: Place<(Millis, UserId)>,
         askers: &[UserId],
     ) -> Result<AccountList> {
-        self.read(async |lease| lists::present(lease, since, place, askers).await).await
+        self.scan(async |lease| lists::present(lease, since, place, askers).await).await
     }
 
     async fn mend_counts(&self) -> Result<u64> {
@@ -306,39 +271,39 @@ impl Store for Sqlite {
     }
 
     async fn account_changes(&self, since: &ChangeCursor) -> Result<AccountChanges> {
-        let changes = self.read(async |lease| changes::since(lease, since).await).await?;
+        self.read(async |lease| changes::since(lease, since).await).await
+    }
+
+    async fn read_changes(&self, range: &mut ChangeRange) -> Result<Vec<UserId>> {
+        let users = self.read(async |lease| changes::page(lease, range).await).await?;
         if self.watch.prune_is_due() {
             // Costs nothing but space where it fails, and the next hour tries again.
-            let pruned = self.write(async |lease| changes::prune(lease, since).await).await;
+            let pruned = self.write(async |lease| changes::prune(lease, &range.since).await).await;
             if let Err(error) = pruned {
                 tracing::warn!(%error, "the log of account changes was not pruned");
             }
         }
-        Ok(changes)
+        Ok(users)
     }
 
-    async fn wait_for_account_change(&self, timeout: Duration) -> Result<()> {
+    async fn wait_for_account_change(&self, timeout: Duration) -> Result<Woken> {
         self.watch.wait(Instant::now() + timeout, self.timeout).await
     }
 
-    async fn create_session(&self, new: &NewSession) -> Result<bool> {
+    async fn create_session(&self, new: &NewSession) -> Result<Option<Begun>> {
         self.write(async |lease| sessions::create(lease, new).await).await
     }
 
-    async fn sessions(&self, user: UserId, now: Millis) -> Result<Vec<Session>> {
-        self.read(async |lease| sessions::of_user(lease, user, now).await).await
+    async fn sessions(&self, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+        self.read(async |lease| sessions::of_user(lease, user, now, page).await).await
     }
 
     async fn rotate_refresh(&self, request: &RotationRequest) -> Result<Rotation> {
         self.write(async |lease| sessions::rotate(lease, request).await).await
     }
 
-    async fn end_session(&self, user: UserId, sid: &SessionId, now: Millis) -> Result<bool> {
-        self.write(async |lease| Ok(!sessions::end(lease, user, Some(sid), now).await?.is_empty())).await
-    }
-
-    async fn end_sessions(&self, user: UserId, now: Millis) -> Result<Vec<SessionId>> {
-        self.write(async |lease| sessions::end(lease, user, None, now).await).await
+    async fn end_sessions(&self, end: &SessionEnd<'_>) -> Result<Ended> {
+        self.write(async |lease| sessions::end(lease, end).await).await
     }
 
     async fn session_has_ended(&self, user: UserId, sid: &SessionId) -> Result<bool> {
@@ -346,33 +311,48 @@ impl Store for Sqlite {
     }
 
     async fn sessions_ended_since(&self, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-        self.read(async |lease| sessions::ended_since(lease, since).await).await
+        self.read(async |lease| session_ends::since(lease, since).await).await
     }
 
-    async fn sessions_ended_of(&self, users: &[UserId], since: Millis) -> Result<Vec<(UserId, SessionId)>> {
+    async fn untold_ends(&self, after: UserId) -> Result<UntoldEnds> {
+        self.read(async |lease| session_ends::untold(lease, after).await).await
+    }
+
+    async fn untold_ends_of(&self, users: &[UserId]) -> Result<Vec<UntoldEnd>> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        self.read(async |lease| sessions::ended_of(lease, users, since).await).await
+        self.read(async |lease| session_ends::untold_of(lease, users).await).await
+    }
+
+    async fn ends_told(&self, told: &[(String, Millis)]) -> Result<u64> {
+        if told.is_empty() {
+            return Ok(0);
+        }
+        self.write(async |lease| session_ends::told(lease, told).await).await
     }
 
     async fn newest_transition(&self, shard: u32) -> Result<Option<Millis>> {
         self.read(async |lease| history::newest(lease, shard).await).await
     }
 
-    async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome> {
+    async fn newest_transition_id(&self) -> Result<Option<StreamId>> {
+        self.read(async |lease| history::newest_id(lease).await).await
+    }
+
+    async fn record(&self, shard: u32, batch: &[Transition], now: Millis) -> Result<RecordOutcome> {
         if batch.is_empty() {
             return Ok(RecordOutcome::default());
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::record(lease, shard, batch).await)
-            .await
+        let record = async |lease: &mut SqliteLease| history::record(lease, shard, batch, now).await;
+        self.within(BATCH_TIMEOUT, &self.writer, record).await
     }
 
-    async fn touch_last_seen(&self, seen: &[(UserId, Millis)]) -> Result<u64> {
+    async fn touch_last_seen(&self, seen: &[(UserId, Millis)], now: Millis) -> Result<u64> {
         if seen.is_empty() {
             return Ok(0);
         }
-        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen).await).await
+        self.within(BATCH_TIMEOUT, &self.writer, async |lease| history::touch(lease, seen, now).await).await
     }
 
     async fn present_in_mirror_after(&self, after: UserId, limit: u32) -> Result<Vec<MirrorRow>> {
@@ -415,5 +395,21 @@ impl Store for Sqlite {
 
     async fn mend_history(&self, broken: &Break) -> Result<bool> {
         self.within(BATCH_TIMEOUT, &self.writer, async |lease| audit::mend_history(lease, broken).await).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.run_upkeep().await
+    }
+
+    async fn mend_mirrors_after(&self, after: UserId, limit: u32) -> Result<MirrorPage> {
+        self.compare_mirrors(after, limit).await
+    }
+
+    async fn max_user_id(&self) -> Result<UserId> {
+        self.read(async |lease| upkeep::largest_id(lease).await).await
+    }
+
+    async fn raise_user_id_sequence(&self, at_least: UserId) -> Result<bool> {
+        self.write(async |lease| upkeep::raise_ids(lease, at_least).await).await
     }
 }

@@ -1,28 +1,22 @@
-//! Login sessions and refresh tokens on SQLite.
+//! Login sessions and refresh tokens on SQLite, which has one writer at a time.
 
 use chrono::{DateTime, Utc};
 use sqlx::{query, query_as};
 
-use super::{SqliteLease, begin, json_ids, text};
-use crate::model::{Millis, SessionId, UserId};
-use crate::store::rotation::{KEEP_ENDED_SESSIONS_MS, Presented, may_rotate};
+use super::{SqliteLease, begin, text, trail};
+use crate::model::{Millis, Page, SessionId, UserId};
+use crate::store::rotation::{
+    ENDED_AT_ONCE, FORGOTTEN_AT_ONCE, KEEP_ENDED_SESSIONS_MS, Presented, may_rotate,
+};
 use crate::store::rows::SessionRow;
 use crate::store::texts::user_agent;
-use crate::store::{NewSession, Result, Rotation, RotationRequest, Session};
+use crate::store::{
+    Begun, Ended, NewSession, Result, Rotation, RotationRequest, Session, SessionEnd, SessionList,
+};
 
 /// Adds the session where the account may be present and still is what its password was checked against.
-pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<bool> {
+pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<Option<Begun>> {
     begin(lease).await?;
-    lease
-        .execute(
-            query(
-                "DELETE FROM login_sessions WHERE user_id = ?1 AND created_at < ?2 AND (ended_at < ?2 OR ended_at IS NULL \
-                 AND NOT EXISTS (SELECT 1 FROM refresh_tokens t WHERE t.sid = login_sessions.sid AND t.expires_at >= ?2))",
-            )
-            .bind(new.user)
-            .bind(text(new.now.plus(-KEEP_ENDED_SESSIONS_MS))),
-        )
-        .await?;
     let added = lease
         .execute(
             query(
@@ -37,49 +31,128 @@ pub async fn create(lease: &mut SqliteLease, new: &NewSession) -> Result<bool> {
             .bind(new.password_hash.as_ref().map(|hash| &hash.0)),
         )
         .await?;
-    if added.rows_affected() > 0 {
-        lease
-            .execute(
-                query("INSERT INTO refresh_tokens (token_hash, sid, expires_at) VALUES (?1, ?2, ?3)")
-                    .bind(&new.refresh_hash[..])
-                    .bind(new.sid.as_str())
-                    .bind(text(new.refresh_expires_at)),
-            )
-            .await?;
+    if added.rows_affected() == 0 {
+        lease.commit().await?;
+        return Ok(None);
     }
-    lease.commit().await?;
-    Ok(added.rows_affected() > 0)
-}
-
-pub async fn of_user(lease: &mut SqliteLease, user: UserId, now: Millis) -> Result<Vec<Session>> {
-    let rows: Vec<SessionRow> = lease
-        .rows(
-            query_as(
-                "SELECT sid, created_at, last_used_at, user_agent FROM login_sessions s \
-                 WHERE user_id = ?1 AND ended_at IS NULL \
-                 AND EXISTS (SELECT 1 FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > ?2) \
-                 ORDER BY created_at DESC, sid",
-            )
-            .bind(user)
-            .bind(text(now)),
+    lease
+        .execute(
+            query("INSERT INTO refresh_tokens (token_hash, sid, expires_at) VALUES (?1, ?2, ?3)")
+                .bind(&new.refresh_hash[..])
+                .bind(new.sid.as_str())
+                .bind(text(new.refresh_expires_at)),
         )
         .await?;
-    Ok(rows.into_iter().filter_map(SessionRow::into_session).collect())
+    forget_old_ones(lease, new).await?;
+    let most = i64::from(new.most_alive.max(1));
+    let mut begun = Begun::default();
+    if open_sessions(lease, new.user, most).await? > most {
+        begun.displaced = make_room(lease, new, most).await?;
+    }
+    lease.commit().await?;
+    Ok(Some(begun))
+}
+
+/// Deletes sessions of the account that ended or ran out long ago, a bounded number; never one of whose end Redis is not
+/// told.
+async fn forget_old_ones(lease: &mut SqliteLease, new: &NewSession) -> Result<()> {
+    let statement = "DELETE FROM login_sessions WHERE sid IN ( \
+             SELECT sid FROM (SELECT sid FROM login_sessions WHERE user_id = ?1 AND ended_at < ?2 \
+                 AND NOT end_untold AND (end_told_at IS NULL OR end_told_at < ?2) ORDER BY ended_at LIMIT ?3) \
+             UNION ALL \
+             SELECT sid FROM (SELECT sid FROM login_sessions s \
+                 WHERE user_id = ?1 AND ended_at IS NULL AND created_at < ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at >= ?2) \
+                 ORDER BY created_at LIMIT ?3))";
+    lease
+        .execute(
+            query(statement)
+                .bind(new.user)
+                .bind(text(new.now.plus(-KEEP_ENDED_SESSIONS_MS)))
+                .bind(FORGOTTEN_AT_ONCE),
+        )
+        .await
+        .map(drop)
+}
+
+/// How many sessions of the account are not ended, counted no further than one above `most`.
+async fn open_sessions(lease: &mut SqliteLease, user: UserId, most: i64) -> Result<i64> {
+    let statement = "SELECT count(*) FROM \
+                     (SELECT 1 FROM login_sessions WHERE user_id = ?1 AND ended_at IS NULL LIMIT ?2)";
+    let row: Option<(i64,)> = lease.row(query_as(statement).bind(user).bind(most + 1)).await?;
+    Ok(row.map_or(0, |(open,)| open))
+}
+
+/// Ends what the account has too much of: those that have run out first, then the oldest.
+async fn make_room(lease: &mut SqliteLease, new: &NewSession, most: i64) -> Result<Vec<SessionId>> {
+    let surplus: Vec<(String,)> = lease
+        .rows(
+            query_as(
+                "WITH open AS MATERIALIZED ( \
+                     SELECT sid, created_at, EXISTS ( \
+                         SELECT 1 FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > ?3) AS alive \
+                     FROM login_sessions s WHERE user_id = ?1 AND ended_at IS NULL ORDER BY created_at, sid LIMIT ?4 + ?5 \
+                 ) \
+                 SELECT sid FROM open WHERE sid <> ?2 ORDER BY alive, created_at, sid \
+                 LIMIT max((SELECT count(*) FROM open) - ?4, 0)",
+            )
+            .bind(new.user)
+            .bind(new.sid.as_str())
+            .bind(text(new.now))
+            .bind(most)
+            .bind(ENDED_AT_ONCE),
+        )
+        .await?;
+    end_rows(lease, surplus, new.now).await
+}
+
+/// A session of the user that is alive.
+macro_rules! alive_of_user {
+    () => {
+        " FROM login_sessions s WHERE user_id = ?1 AND ended_at IS NULL \
+         AND EXISTS (SELECT 1 FROM refresh_tokens t WHERE t.sid = s.sid AND t.expires_at > ?2) "
+    };
+}
+
+pub async fn of_user(lease: &mut SqliteLease, user: UserId, now: Millis, page: Page) -> Result<SessionList> {
+    let count = query_as(concat!("SELECT count(*)", alive_of_user!()));
+    let row: Option<(i64,)> = lease.row(count.bind(user).bind(text(now))).await?;
+    let total = row.map_or(0, |(total,)| total);
+    let mut sessions: Vec<Session> = Vec::new();
+    if page.offset() < total {
+        let select = query_as(concat!(
+            "SELECT sid, created_at, last_used_at, user_agent",
+            alive_of_user!(),
+            "ORDER BY created_at DESC, sid DESC LIMIT ?3 OFFSET ?4"
+        ));
+        let rows: Vec<SessionRow> = lease
+            .rows(select.bind(user).bind(text(now)).bind(i64::from(page.size)).bind(page.offset()))
+            .await?;
+        sessions = rows.into_iter().filter_map(SessionRow::into_session).collect();
+    }
+    Ok(SessionList { sessions, total })
 }
 
 pub async fn rotate(lease: &mut SqliteLease, request: &RotationRequest) -> Result<Rotation> {
     let sid = request.sid.as_str();
     begin(lease).await?;
-    let alive: Option<(i64,)> = lease
+    let alive: Option<(DateTime<Utc>,)> = lease
         .row(
-            query_as("SELECT 1 FROM login_sessions WHERE sid = ?1 AND user_id = ?2 AND ended_at IS NULL")
-                .bind(sid)
-                .bind(request.user),
+            query_as(
+                "SELECT created_at FROM login_sessions WHERE sid = ?1 AND user_id = ?2 AND ended_at IS NULL",
+            )
+            .bind(sid)
+            .bind(request.user),
         )
         .await?;
-    if alive.is_none() {
+    let Some((created_at,)) = alive else {
         lease.commit().await?;
         return Ok(Rotation::Ended);
+    };
+    if request.begun_since.is_some_and(|since| Millis::from_utc(created_at) < since) {
+        end_rows(lease, vec![(sid.to_owned(),)], request.now).await?;
+        lease.commit().await?;
+        return Ok(Rotation::TooOld);
     }
     let held: Option<(Option<DateTime<Utc>>,)> = lease
         .row(
@@ -94,7 +167,7 @@ pub async fn rotate(lease: &mut SqliteLease, request: &RotationRequest) -> Resul
         Some((Some(at),)) => Presented::Used(Millis::from_utc(at)),
     };
     if !may_rotate(presented, request.now, request.grace_ms) {
-        end_in_transaction(lease, request.user, Some(&request.sid), request.now).await?;
+        end_rows(lease, vec![(sid.to_owned(),)], request.now).await?;
         lease.commit().await?;
         return Ok(Rotation::Reused);
     }
@@ -134,41 +207,51 @@ pub async fn rotate(lease: &mut SqliteLease, request: &RotationRequest) -> Resul
     Ok(Rotation::Rotated)
 }
 
-/// Ends one session of the user, or all, and names those that were alive.
-pub async fn end(
-    lease: &mut SqliteLease,
-    user: UserId,
-    sid: Option<&SessionId>,
-    now: Millis,
-) -> Result<Vec<SessionId>> {
+/// Ends one session of the user, or all that are alive, and records it where an administrator does it.
+pub async fn end(lease: &mut SqliteLease, end: &SessionEnd<'_>) -> Result<Ended> {
     begin(lease).await?;
-    let ended = end_in_transaction(lease, user, sid, now).await?;
-    lease.commit().await?;
-    Ok(ended)
+    let ended = end_in_transaction(lease, end).await;
+    lease.finish(ended).await
 }
 
-async fn end_in_transaction(
-    lease: &mut SqliteLease,
-    user: UserId,
-    sid: Option<&SessionId>,
-    now: Millis,
-) -> Result<Vec<SessionId>> {
-    let ended: Vec<(String,)> = lease
+async fn end_in_transaction(lease: &mut SqliteLease, end: &SessionEnd<'_>) -> Result<Ended> {
+    let alive: Vec<(String,)> = lease
         .rows(
             query_as(
-                "UPDATE login_sessions SET ended_at = ?3 \
-                 WHERE user_id = ?1 AND (?2 IS NULL OR sid = ?2) AND ended_at IS NULL RETURNING sid",
+                "SELECT sid FROM login_sessions WHERE user_id = ?1 AND (?2 IS NULL OR sid = ?2) \
+                 AND ended_at IS NULL LIMIT ?3",
             )
-            .bind(user)
-            .bind(sid.map(SessionId::as_str))
-            .bind(text(now)),
+            .bind(end.user)
+            .bind(end.sid.map(SessionId::as_str))
+            .bind(ENDED_AT_ONCE),
         )
         .await?;
-    let sids: Vec<String> = ended.into_iter().map(|(sid,)| sid).collect();
+    let more = alive.len() as u64 >= ENDED_AT_ONCE.unsigned_abs();
+    let sids = end_rows(lease, alive, end.now).await?;
+    if let Some((by, username)) = end.by
+        && (end.sid.is_none() || !sids.is_empty())
+    {
+        trail::add(lease, by, &end.deed(username, &sids)).await?;
+    }
+    Ok(Ended { sids, more })
+}
+
+async fn end_rows(lease: &mut SqliteLease, rows: Vec<(String,)>, now: Millis) -> Result<Vec<SessionId>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sids: Vec<String> = rows.into_iter().map(|(sid,)| sid).collect();
+    let list = serde_json::json!(sids).to_string();
     lease
         .execute(
-            query("DELETE FROM refresh_tokens WHERE sid IN (SELECT value FROM json_each(?1))")
-                .bind(serde_json::json!(sids).to_string()),
+            query("UPDATE login_sessions SET ended_at = ?2 WHERE sid IN (SELECT value FROM json_each(?1))")
+                .bind(&list)
+                .bind(text(now)),
+        )
+        .await?;
+    lease
+        .execute(
+            query("DELETE FROM refresh_tokens WHERE sid IN (SELECT value FROM json_each(?1))").bind(&list),
         )
         .await?;
     Ok(sids.iter().filter_map(|sid| SessionId::parse(sid)).collect())
@@ -183,32 +266,4 @@ pub async fn has_ended(lease: &mut SqliteLease, user: UserId, sid: &SessionId) -
         )
         .await?;
     Ok(row.is_some_and(|(ended,)| ended))
-}
-
-pub async fn ended_since(lease: &mut SqliteLease, since: Millis) -> Result<Vec<(UserId, SessionId)>> {
-    let rows: Vec<(UserId, String)> = lease
-        .rows(
-            query_as("SELECT user_id, sid FROM login_sessions WHERE ended_at >= ?1 ORDER BY ended_at")
-                .bind(text(since)),
-        )
-        .await?;
-    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
-}
-
-pub async fn ended_of(
-    lease: &mut SqliteLease,
-    users: &[UserId],
-    since: Millis,
-) -> Result<Vec<(UserId, SessionId)>> {
-    let rows: Vec<(UserId, String)> = lease
-        .rows(
-            query_as(
-                "SELECT user_id, sid FROM login_sessions \
-                 WHERE user_id IN (SELECT value FROM json_each(?1)) AND ended_at >= ?2",
-            )
-            .bind(json_ids(users))
-            .bind(text(since)),
-        )
-        .await?;
-    Ok(rows.into_iter().filter_map(|(user, sid)| Some((user, SessionId::parse(&sid)?))).collect())
 }

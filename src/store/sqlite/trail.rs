@@ -5,11 +5,11 @@ use sqlx::{QueryBuilder, query, query_as};
 use super::SqliteLease;
 use crate::model::{Actor, Deed, Page, TrailEntry, UserId};
 use crate::store::rows::{TrailRow, convert};
-use crate::store::{Result, Trail, TrailFilter};
+use crate::store::{Result, StoreError, Trail, TrailFilter};
 
 pub use crate::store::administrators::refuse_the_last;
 
-/// Adds an entry.
+/// Adds an entry. Where that fails the action must not be taken, whatever the reason.
 pub async fn add(lease: &mut SqliteLease, by: &Actor, deed: &Deed) -> Result<()> {
     let statement = "INSERT INTO admin_actions (actor_id, actor_username, address, action, user_id, username, changes) \
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -21,7 +21,7 @@ pub async fn add(lease: &mut SqliteLease, by: &Actor, deed: &Deed) -> Result<()>
         .bind(deed.user)
         .bind(&deed.username)
         .bind(serde_json::json!(deed.changes).to_string());
-    lease.execute(insert).await.map(drop)
+    lease.execute(insert).await.map(drop).map_err(StoreError::unrecorded)
 }
 
 /// One page, newest first, and how many entries match.

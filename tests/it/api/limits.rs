@@ -46,7 +46,7 @@ async fn logins_from_one_address_are_limited_whoever_they_are_for() {
 async fn tries_on_one_account_are_limited_and_the_time_that_is_told_is_the_truth() {
     let stage = Stage::with(Engine::Sqlite, limits("login:address=off,login:account=3/9s")).await;
     let id = stage.api.register("ada").await["id"].as_i64().unwrap();
-    for name in ["ada", "ADA", "ada@example.org", "nobody", "Nobody", "nobody"] {
+    for name in ["ada", "ADA", "Ada", "nobody", "Nobody", "nobody"] {
         problem(&login(&stage, name, "no").await, 401);
     }
     let began = Instant::now();
@@ -55,7 +55,7 @@ async fn tries_on_one_account_are_limited_and_the_time_that_is_told_is_the_truth
     let wait = Duration::from_secs(seconds(&right));
     assert!(wait <= Duration::from_secs(3));
     assert_eq!(problem(&unknown, 429)["title"], problem(&right, 429)["title"]);
-    assert_eq!(stage.redis.cli(&["EXISTS", &format!("presence:limit:login:account:{id}")]), "1");
+    assert_eq!(stage.redis.cli(&["KEYS", "presence:limit:login:account:name-*"]).lines().count(), 2);
     for path in ["me/", "heartbeat/"] {
         assert_ne!(stage.api.get(path, Some(&super::access(id))).await.0, 429, "who is in is not locked out");
     }
@@ -69,6 +69,25 @@ async fn tries_on_one_account_are_limited_and_the_time_that_is_told_is_the_truth
         problem(&login(&stage, "ada", "no").await, 401);
     }
     seconds(&login(&stage, "ada", "no").await);
+}
+
+/// Each correct login begins a session: one account does not begin them without end, from however many addresses.
+#[tokio::test]
+async fn correct_logins_of_one_account_are_limited_too() {
+    let stage = Stage::with(Engine::Sqlite, limits("login:address=off,login:total=4/1h")).await;
+    stage.api.register("ada").await;
+    stage.api.register("bob").await;
+    for _ in 0..3 {
+        assert_eq!(login(&stage, "ada", PASSWORD).await.0, 200);
+    }
+    problem(&login(&stage, "Ada", "no").await, 401);
+    // Right or wrong, which of the two it is is not told.
+    for password in [PASSWORD, "no"] {
+        let refused = login(&stage, "ada", password).await;
+        assert!((890..=900).contains(&seconds(&refused)), "{refused:?}");
+    }
+    assert_eq!(login(&stage, "bob", PASSWORD).await.0, 200, "another account is another count");
+    assert_eq!(stage.redis.cli(&["KEYS", "presence:limit:login:total:name-*"]).lines().count(), 2);
 }
 
 #[tokio::test]

@@ -2,16 +2,21 @@
 //!
 //! | module | asks about |
 //! |---|---|
+//! | [`activity`] | requests that leave the caller's presence as it is |
 //! | [`attacks`] | strings and bodies that mean harm |
 //! | [`errors`] | bad requests: each has its own answer, and every answer is a whole problem |
 //! | [`outages`] | a dependency that is down, hung or overrun: a quick, honest answer, and the way back |
 //! | [`hashes`] | password hashes that Django made |
 //! | [`identity`] | accounts, logins and tokens |
 //! | [`issuers`] | tokens of an existing product and of identity providers, minted by the real packages |
+//! | [`shared_secrets`] | tokens of an existing product that signs and names its claims in its own way |
+//! | [`claims_of_tokens`] | ids, sessions and times in tokens, at their bounds |
+//! | [`forged`] | floods of forged tokens, which cost others nothing |
 //! | [`rotation`] | a new secret, which logs nobody out |
 //! | [`sessions`] | logouts, ended sessions, and what a Redis that forgets does to them |
 //! | [`presence`] | heartbeats, activity and expiry |
 //! | [`limits`] | how often somebody may try |
+//! | [`names`] | what is one name, and what a refusal does not tell |
 //! | [`lists`] | pages, searches and filters |
 //! | [`reading`] | lists as dashboards poll them: shared answers, marks, cursors |
 //! | [`admin`] | the administration |
@@ -19,19 +24,24 @@
 //! | [`account_rule`] | who may not be present, however that came about |
 
 mod account_rule;
+mod activity;
 mod admin;
 mod attacks;
+mod claims_of_tokens;
 mod errors;
+mod forged;
 mod hashes;
 mod identity;
 mod issuers;
 mod limits;
 mod lists;
+mod names;
 mod outages;
 mod presence;
 mod reading;
 mod rotation;
 mod sessions;
+mod shared_secrets;
 mod trail;
 
 use std::time::Duration;

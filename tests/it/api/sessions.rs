@@ -1,10 +1,13 @@
 //! Logouts, ended sessions, and what a Redis that forgets does to them.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    AT_ONCE, Engine, SOON, Stage, TTL_MS, access, claims, instant_ms, on_both_databases, problem, text,
+    AT_ONCE, Engine, SOON, Stage, TTL_MS, access, claims, instant_ms, on_both_databases, problem, setting,
+    text,
 };
 use crate::support::{
     http::{Answer, Api, PASSWORD, Tokens, send},
@@ -21,6 +24,10 @@ on_both_databases!(
     a_block_ends_the_sessions_for_good,
     an_administrator_ends_the_sessions_of_others,
     a_token_with_somebody_elses_sid_speaks_for_its_own_user_alone,
+    a_login_beyond_the_most_ends_the_oldest_session_everywhere,
+    sessions_are_listed_by_pages,
+    a_session_beyond_its_greatest_age_ends_at_its_refresh,
+    a_session_that_plain_sql_ends_is_refused_within_a_second,
 );
 
 async fn logout(stage: &Stage, access: &str, refresh: &str) -> Answer {
@@ -281,4 +288,103 @@ async fn a_token_with_somebody_elses_sid_speaks_for_its_own_user_alone(engine: E
     problem(&logout(&stage, &forged, &ada.refresh).await, 403);
     assert_eq!(stage.api.heartbeat(&ada.access).await.0, 200, "nothing of hers has ended");
     assert_eq!(refresh_status(&stage, &ada).await, 200);
+}
+
+async fn a_login_beyond_the_most_ends_the_oldest_session_everywhere(engine: Engine) {
+    let stage = Stage::with(engine, setting("PRESENCE_MAX_SESSIONS", "3")).await;
+    let (_another, another) = stage.another(setting("PRESENCE_MAX_SESSIONS", "3")).await;
+    let mut sessions = vec![stage.join("ada").await];
+    for _ in 1..3 {
+        sessions.push(stage.api.login("ada").await);
+    }
+    for tokens in &sessions {
+        assert_eq!(another.heartbeat(&tokens.access).await.0, 200);
+    }
+    sessions.push(another.login("ada").await);
+    for api in [&stage.api, &another] {
+        problem(&api.heartbeat(&sessions[0].access).await, 401);
+    }
+    assert_eq!(refresh_status(&stage, &sessions[0]).await, 401);
+    for tokens in &sessions[1..] {
+        assert_eq!(stage.api.heartbeat(&tokens.access).await.0, 200);
+        assert_eq!(refresh_status(&stage, tokens).await, 200);
+    }
+    let listed = stage.api.get("me/sessions/", Some(&sessions[3].access)).await.1;
+    assert_eq!(listed["pagination"]["total"], 3, "{listed}");
+    let key = super::presence_key(sessions[0].user_id());
+    let fields = stage.redis.cli(&["HKEYS", &key]);
+    assert_eq!(fields.lines().filter(|field| field.starts_with("s:")).count(), 3, "{fields}");
+    assert_eq!(stage.status(sessions[0].user_id()).await, "online");
+}
+
+async fn sessions_are_listed_by_pages(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let first = stage.join("ada").await;
+    for _ in 0..2 {
+        stage.api.login("ada").await;
+    }
+    let of_user = format!("admin/users/{}/sessions/", first.user_id());
+    for (path, token) in [("me/sessions/", &first.access), (of_user.as_str(), &stage.admin)] {
+        let page = async |query: &str| {
+            let answer = stage.api.get(&format!("{path}?{query}"), Some(token)).await;
+            assert_eq!(answer.0, 200, "{}", answer.1);
+            answer.1
+        };
+        let all = page("").await;
+        let sids = |page: &Value| super::column(page, "sessions", "sid");
+        assert_eq!(sids(&all).len(), 3);
+        let expected = json!({"page": 1, "per_page": 50, "total": 3, "total_pages": 1});
+        assert_eq!(all["pagination"], expected);
+        let (one, two, past) =
+            (page("per_page=2").await, page("per_page=2&page=2").await, page("per_page=2&page=9").await);
+        assert_eq!([sids(&one), sids(&two)].concat(), sids(&all));
+        assert!(sids(&past).is_empty(), "{past}");
+        assert_eq!(two["pagination"], json!({"page": 2, "per_page": 2, "total": 3, "total_pages": 2}));
+        for (query, field) in [("page=0", "page"), ("per_page=1001", "per_page"), ("per_page=x", "per_page")]
+        {
+            let answer = stage.api.get(&format!("{path}?{query}"), Some(token)).await;
+            super::complaint(&answer, 400, field);
+        }
+    }
+}
+
+async fn a_session_beyond_its_greatest_age_ends_at_its_refresh(engine: Engine) {
+    let stage = Stage::with(engine, setting("PRESENCE_SESSION_MAX_AGE", "2s")).await;
+    let tokens = stage.join("ada").await;
+    assert_eq!(stage.api.heartbeat(&tokens.access).await.0, 200);
+    let late = stage.api.login("ada").await;
+    let began = std::time::Instant::now();
+    assert_eq!(refresh_status(&stage, &stage.api.login("ada").await).await, 200, "one that is younger");
+    eventually(SOON, async || {
+        let age = began.elapsed();
+        if age > Duration::from_millis(2_100) { Ok(()) } else { Err(age) }
+    })
+    .await;
+    let refused = stage.api.post("token/refresh/", None, &json!({"refresh": tokens.refresh})).await;
+    let said = problem(&refused, 401)["detail"].to_string();
+    assert!(said.contains("greatest age"), "{said}");
+    problem(&stage.api.heartbeat(&tokens.access).await, 401);
+    assert_eq!(refresh_status(&stage, &tokens).await, 401);
+    let id = tokens.user_id();
+    assert_eq!(
+        stage.api.heartbeat(&late.access).await.0,
+        200,
+        "another session goes on until its own refresh"
+    );
+    assert_eq!(refresh_status(&stage, &late).await, 401);
+    problem(&stage.api.heartbeat(&late.access).await, 401);
+    assert_eq!(stage.status(id).await, "online", "the younger one is alive");
+}
+
+async fn a_session_that_plain_sql_ends_is_refused_within_a_second(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let (_another, another) = stage.another(PresencedOptions::default()).await;
+    let phone = stage.join("ada").await;
+    let laptop = stage.api.login("ada").await;
+    let sid = text(&claims(&phone.access)["sid"]);
+    let end = format!("UPDATE login_sessions SET ended_at = created_at WHERE sid = '{sid}'");
+    stage.sql.run(&end).await;
+    refused(&stage, &another, &phone, 401).await;
+    assert_eq!(another.heartbeat(&laptop.access).await.0, 200);
+    assert_eq!(stage.status(phone.user_id()).await, "online");
 }

@@ -9,6 +9,7 @@ use crate::support::http::PASSWORD;
 on_both_databases!(
     whatever_an_administrator_does_is_told,
     what_came_to_nothing_is_not_told,
+    what_cannot_be_recorded_is_not_done,
     the_trail_is_for_administrators_and_can_be_searched,
     of_two_who_depose_each_other_one_remains,
 );
@@ -123,6 +124,54 @@ async fn what_came_to_nothing_is_not_told(engine: Engine) {
     let told = trail(&stage, "").await;
     assert_eq!(told.len(), 2, "the two accounts made: {told:?}");
     assert_eq!(stage.user(id).await["status"], "active", "an edit is done whole or not at all");
+}
+
+/// The database takes everything but the record: then nothing may happen, in SQL or in Redis.
+async fn what_cannot_be_recorded_is_not_done(engine: Engine) {
+    let stage = Stage::start(engine).await;
+    let admin = Some(stage.admin.as_str());
+    let ada = stage.join("ada").await;
+    let id = ada.user_id();
+    let path = format!("admin/users/{id}/");
+    let sid = text(&super::claims(&ada.access)["sid"]);
+    let (refuse, allow) = match engine {
+        Engine::Postgres => (
+            "ALTER TABLE admin_actions ADD CONSTRAINT full_up CHECK (false) NOT VALID",
+            "ALTER TABLE admin_actions DROP CONSTRAINT full_up",
+        ),
+        Engine::Sqlite => (
+            "CREATE TRIGGER full_up BEFORE INSERT ON admin_actions BEGIN SELECT RAISE(ABORT, 'full'); END",
+            "DROP TRIGGER full_up",
+        ),
+    };
+    stage.sql.run(refuse).await;
+    let new = json!({"username": "bob", "email": "bob@example.com", "password": PASSWORD});
+    let refused = [
+        stage.api.post("admin/users/", admin, &new).await,
+        stage.api.patch(&path, admin, &json!({"status": "banned"})).await,
+        stage.api.patch(&path, admin, &json!({"password": "another password"})).await,
+        stage.set_status(id, "offline").await,
+        stage.set_status(id, "away").await,
+        stage.api.delete(&format!("{path}sessions/{sid}/"), admin).await,
+        stage.api.delete(&format!("{path}sessions/"), admin).await,
+        stage.api.delete(&path, admin).await,
+    ];
+    for answer in &refused {
+        let detail = problem(answer, 503)["detail"].to_string();
+        assert!(detail.contains("nothing was changed"), "{detail}");
+    }
+    assert_eq!(stage.status(id).await, "online", "nor has Redis heard of it");
+    assert_eq!(stage.api.heartbeat(&ada.access).await.0, 200);
+    assert_eq!(stage.api.login("ada").await.user["status"], "active");
+    let listed = stage.api.get("admin/users/?search=bob", admin).await.1;
+    assert_eq!(listed["pagination"]["total"], 0, "{listed}");
+    let reasons: Vec<_> = stage.history(id).await.into_iter().map(|row| row.reason).collect();
+    assert_eq!(reasons, ["login"]);
+    assert!(trail(&stage, "").await.is_empty());
+
+    stage.sql.run(allow).await;
+    assert_eq!(stage.set_status(id, "offline").await.0, 200);
+    assert_eq!(trail(&stage, "").await.len(), 1);
 }
 
 async fn the_trail_is_for_administrators_and_can_be_searched(engine: Engine) {

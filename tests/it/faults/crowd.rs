@@ -176,7 +176,7 @@ impl Person {
             self.send(Method::POST, &path, &admin, Some(json!({"status": word})), dice).await;
         self.told.edits.push(asked);
         if answer.is_none_or(|(status, ..)| status.is_server_error()) {
-            self.told.failures.push(asked);
+            self.told.administration.push(asked);
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Told {
     pub refusals: Vec<Refusal>,
     /// 503 or no answer.
     pub failures: Vec<Span>,
+    /// 503 or no answer to the administrator.
+    pub administration: Vec<Span>,
 }
 
 impl Told {
@@ -97,9 +99,16 @@ pub struct Fault {
     pub aftermath_ms: i64,
     /// From when on Redis forgot what it was told: the instant of the copy that it came back with, or of its first life.
     pub forgot_since: Option<i64>,
+    /// The only users whom it may concern; `None` for all.
+    pub only: Option<std::collections::BTreeSet<i64>>,
 }
 
 impl Fault {
+    /// Whether this user may notice it.
+    pub fn concerns(&self, user: i64) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&user))
+    }
+
     /// What happened, in ms after `begin`.
     pub fn after(&self, begin: i64) -> String {
         format!("{} {} to {} ms", self.name, self.span.from - begin, self.span.to - begin)

@@ -3,7 +3,8 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`world`] | the servers of a run |
+//! | [`world`] | the instances and servers of a run |
+//! | [`servers`] | its Redis: one, or a cluster |
 //! | [`crowd`] | the users, and what they do |
 //! | [`fault`] | what goes wrong |
 //! | [`ledger`] | what each user was told |
@@ -12,12 +13,14 @@
 //!
 //! A few rounds run with the other tests. `make faults ROUNDS=500` goes on for as long as that takes, from a seed that it
 //! prints; `make faults SEED=…` repeats a round's choices (not its timing: the machine has its own), and
-//! `make faults KINDS=KillRedis,CutClients` has these befall each round instead of what its seed draws.
+//! `make faults KINDS=KillRedis,CutClients` has these in each round instead of what its seed draws. `ON=cluster` takes a cluster of
+//! three primaries.
 
 mod check;
 mod crowd;
 mod fault;
 mod ledger;
+mod servers;
 mod watch;
 mod world;
 
@@ -26,8 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::check::{Checked, Terms, check};
 use self::crowd::{SESSIONS, Stage, now};
-use self::fault::{Copy, Kind, inject, last};
+use self::fault::{Kind, inject, last};
 use self::ledger::{Beat, Fault, Ledger, Span, Told};
+use self::servers::Servers;
 use self::watch::Watch;
 use self::world::{TTL, USERS, World};
 use crate::support::dice::Dice;
@@ -48,14 +52,14 @@ async fn round(
     let mut dice = Dice::new(seed);
     let before = world.last_row().await;
     let stage = begin(world, number).await;
-    let watch = Watch::begin(world.redis.port(), &world.sql);
+    let watch = Watch::begin(&world.redis, &world.sql);
     let crowd: Vec<_> = (2..=USERS)
         .map(|user| tokio::spawn(crowd::live(stage.clone(), user, dice.split(user.unsigned_abs()))))
         .collect();
 
     last(700).await;
     let at = now();
-    let copy = Copy { at, path: world.copy_redis() };
+    let copy = world.copy_redis();
     let drawn: Vec<Kind> = match kinds {
         Some(kinds) => kinds.to_vec(),
         None => (0..dice.between(1, 4))
@@ -91,13 +95,17 @@ async fn round(
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
     let terms = Terms { ttl_ms, punctual_ms, faults };
     let mut checked = Checked::default();
+    // The administrator's own presence is at one of the servers.
+    let administration = terms.of(1);
     for (user, told) in &mut ledger {
+        let own = terms.of(*user);
+        told.failures.extend(told.administration.drain(..).filter(|asked| !administration.excuses(*asked)));
         let mut order: Vec<_> = told.beats.drain(..).zip(told.sent.drain(..)).collect();
         order.sort_unstable_by_key(|(beat, _)| beat.at);
         (told.beats, told.sent) = order.into_iter().unzip();
         let rows = rows.get(user).map_or(&[][..], Vec::as_slice);
         wrong.extend(
-            check(told, rows, &terms, &mut checked)
+            check(told, rows, &own, &mut checked)
                 .into_iter()
                 .map(|line| format!("user {user}: {line}\n    {told:?}\n    {rows:?}")),
         );
@@ -146,14 +154,16 @@ async fn statuses_agree(world: &World, ledger: &Ledger, faults: &[Fault]) -> Vec
     let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
     let asked = now();
     // Deadlines from before a loss are not what they were.
-    let lost_until = faults.iter().filter(|fault| fault.forgot_since.is_some()).map(|fault| fault.span.to);
-    let lost_until = lost_until.max().unwrap_or(0);
+    let lost_until = |user: i64| {
+        let losses = faults.iter().filter(|fault| fault.forgot_since.is_some() && fault.concerns(user));
+        losses.map(|fault| fault.span.to).max().unwrap_or(0)
+    };
     let statuses = world.statuses().await;
     let answered = now();
     let mut wrong = Vec::new();
     for (user, told) in ledger {
         let Some(latest) = told.beats.iter().map(|beat| beat.at).max() else { continue };
-        if !told.is_plain(Span { from: latest, to: answered }) || latest <= lost_until {
+        if !told.is_plain(Span { from: latest, to: answered }) || latest <= lost_until(*user) {
             continue;
         }
         let says = &statuses[user];
@@ -215,8 +225,8 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Rounds with these faults each, on one world.
-async fn rounds(seed: u64, plan: &[&[Kind]]) {
-    let mut world = World::start().await;
+async fn rounds(redis: Servers, seed: u64, plan: &[&[Kind]]) {
+    let mut world = World::start(redis).await;
     for (index, kinds) in plan.iter().enumerate() {
         let number = index as u64;
         match round(&mut world, number, seed + number, Some(kinds), BESIDE_MS).await {
@@ -233,6 +243,7 @@ async fn nothing_is_lost_doubled_late_or_risen_when_instances_and_connections_fa
         KillInstance, KillPostgres, MuteEvents, PauseInstance, PausePostgres, StopInstance,
     };
     rounds(
+        Servers::one().await,
         1,
         &[
             &[KillInstance, FlushScripts, CutRedisMidCommand, CutSubscribers],
@@ -246,7 +257,28 @@ async fn nothing_is_lost_doubled_late_or_risen_when_instances_and_connections_fa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_late_or_risen_when_redis_fails() {
     use Kind::{EmptyRedis, FlushRedis, HangRedis, KillRedis, OlderRedis, PauseRedis};
-    rounds(2, &[&[KillRedis, PauseRedis], &[EmptyRedis], &[HangRedis], &[OlderRedis], &[FlushRedis]]).await;
+    let plan: [&[Kind]; 5] =
+        [&[KillRedis, PauseRedis], &[EmptyRedis], &[HangRedis], &[OlderRedis], &[FlushRedis]];
+    rounds(Servers::one().await, 2, &plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_late_or_risen_when_others_share_redis_and_sql() {
+    use Kind::{EvictKeys, ForgetRowLock, SaveStaleRows, StepSqlClock};
+    rounds(
+        Servers::one().await,
+        3,
+        &[&[SaveStaleRows, ForgetRowLock, StepSqlClock], &[EvictKeys], &[ForgetRowLock, SaveStaleRows]],
+    )
+    .await;
+}
+
+/// Users whose shard is at another primary notice nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_late_or_risen_when_one_primary_of_a_cluster_fails() {
+    use Kind::{EmptyRedis, EvictKeys, FlushRedis, KillRedis, PauseRedis};
+    let plan: [&[Kind]; 4] = [&[KillRedis, PauseRedis], &[EmptyRedis], &[FlushRedis], &[EvictKeys]];
+    rounds(Servers::cluster().await, 4, &plan).await;
 }
 
 /// `make faults`
@@ -257,8 +289,14 @@ async fn faults_at_random_instants() {
     let count = number("ROUNDS").unwrap_or(10);
     let kinds = std::env::var("KINDS").ok().filter(|names| !names.is_empty());
     let kinds: Option<Vec<Kind>> = kinds.map(|names| names.split(',').map(Kind::named).collect());
+    let on_cluster = match std::env::var("ON").as_deref() {
+        Err(_) | Ok("" | "one") => false,
+        Ok("cluster") => true,
+        Ok(other) => panic!("ON={other}: 'one' server or a 'cluster' is asked for"),
+    };
+    let servers = async || if on_cluster { Servers::cluster().await } else { Servers::one().await };
     println!("SEED={seed} ROUNDS={count}");
-    let mut world = World::start().await;
+    let mut world = World::start(servers().await).await;
     let mut failed = Vec::new();
     for index in 0..count {
         match round(&mut world, index, seed + index, kinds.as_deref(), ALONE_MS).await {
@@ -267,7 +305,7 @@ async fn faults_at_random_instants() {
                 println!("FAILED {report}\n{}", world.said());
                 failed.push(seed + index);
                 // The next round begins on a clean slate.
-                world = World::start().await;
+                world = World::start(servers().await).await;
             }
         }
     }

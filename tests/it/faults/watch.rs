@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval};
 
 use super::crowd::now;
 use super::ledger::{Fault, Span};
+use super::servers::Servers;
 use crate::support::sql::Sql;
 
 /// What takes longer than this is a stall.
@@ -24,17 +25,21 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn begin(redis_port: u16, sql: &Sql) -> Self {
+    pub fn begin(redis: &Servers, sql: &Sql) -> Self {
         let stalls = Arc::new(Mutex::new(Vec::new()));
         let mut watchers = JoinSet::new();
-        watchers.spawn(watch(stalls.clone(), "Redis", async move || {
-            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", redis_port)).await else { return };
-            let mut answer = [0; 64];
+        for (node, server) in redis.nodes().iter().enumerate() {
+            let port = server.port();
             // A write, which waits for the disk as a heartbeat does.
-            if stream.write_all(b"SET watch 1\r\n").await.is_ok() {
-                let _ = stream.read(&mut answer).await;
-            }
-        }));
+            let write = format!("SET watch:{{{}}} 1\r\n", redis.shards_of(node)[0]);
+            watchers.spawn(watch(stalls.clone(), "Redis", async move || {
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                let mut answer = [0; 64];
+                if stream.write_all(write.as_bytes()).await.is_ok() {
+                    let _ = stream.read(&mut answer).await;
+                }
+            }));
+        }
         let sql = sql.clone();
         watchers.spawn(watch(stalls.clone(), "PostgreSQL", async move || {
             let _ = sql.try_run("UPDATE users SET email = email WHERE id = 1").await;
@@ -60,6 +65,7 @@ async fn watch(stalls: Arc<Mutex<Vec<Fault>>>, what: &'static str, mut probe: im
         if late.max(begun.elapsed()) > STALL {
             let late = i64::try_from(late.as_millis()).unwrap();
             stalls.lock().unwrap().push(Fault {
+                only: None,
                 name: format!("a stall of {what}"),
                 span: Span { from: from - late, to: now() },
                 aftermath_ms: 1_000,

@@ -1,26 +1,30 @@
-//! The servers of a run: several instances of the service, one Redis and one PostgreSQL, with a proxy before each.
+//! The servers of a run: several instances of the service, their Redis, and one PostgreSQL behind a proxy.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::fault::Copy;
 use super::ledger::Row;
+use super::servers::Servers;
+use crate::support::clock::ShiftedClock;
 use crate::support::http::Api;
 use crate::support::mint::{access_token, secret_variable};
 use crate::support::poll::eventually;
 use crate::support::postgres::PrivatePostgres;
 use crate::support::process::{Presenced, PresencedOptions};
 use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
 use crate::support::sql::Sql;
 
 /// How many instances run.
 pub const INSTANCES: usize = 3;
 /// How many accounts there are; the first is the administrator, who is not part of the crowd.
 pub const USERS: i64 = 300;
+/// By how much a record's instant must differ from its transition's to tell of a stepped clock, ms: no fault lasts as long.
+const CLOCK_WAS_STEPPED_MS: i64 = 60_000;
 /// The TTL: short, so that lives end often.
 pub const TTL: Duration = Duration::from_millis(1_500);
 
@@ -31,22 +35,23 @@ pub struct World {
     // Fields drop in order: the instances go before what they stand on.
     pub instances: Vec<Presenced>,
     pub addresses: Addresses,
-    pub redis: RedisServer,
-    pub redis_proxy: Proxy,
+    pub redis: Servers,
     pub sql: Sql,
     pub sql_proxy: Proxy,
     pub postgres: PrivatePostgres,
+    /// SQL's own clock.
+    pub sql_clock: ShiftedClock,
+    /// The database without the proxy before it.
+    pub direct_url: String,
     options: PresencedOptions,
     copies: TempDir,
 }
 
 impl World {
-    pub async fn start() -> Self {
-        // Nothing that was acknowledged is lost by a kill: what a round loses it loses on purpose.
-        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-        let postgres = PrivatePostgres::start().await;
+    pub async fn start(redis: Servers) -> Self {
+        let sql_clock = ShiftedClock::new();
+        let postgres = PrivatePostgres::start_with(sql_clock.env()).await;
         let database = postgres.database().await;
-        let redis_proxy = Proxy::before(redis.port()).await;
         let sql_proxy = Proxy::before(postgres.port()).await;
         let store =
             presenced::store::open(&database.url, &presenced::store::Options::default()).await.unwrap();
@@ -58,10 +63,14 @@ impl World {
         };
         let options = PresencedOptions {
             database_url: Some(behind(postgres.port(), &database.url, &sql_proxy)),
-            redis_url: Some(behind(redis.port(), &redis.url(), &redis_proxy)),
+            redis_url: Some(redis.url()),
             ttl: Some(TTL),
             // After a loss Redis is told of every session that ended within it: those of a few rounds, not of a hundred.
-            env: vec![secret_variable(), ("PRESENCE_ACCESS_TTL".to_owned(), "1m".to_owned())],
+            env: vec![
+                secret_variable(),
+                ("PRESENCE_ACCESS_TTL".to_owned(), "1m".to_owned()),
+                ("PRESENCE_SHARDS".to_owned(), redis.shards().to_string()),
+            ],
             ..PresencedOptions::default()
         };
         let mut instances = Vec::new();
@@ -73,10 +82,11 @@ impl World {
             instances,
             addresses: Arc::new(RwLock::new(addresses)),
             redis,
-            redis_proxy,
             sql,
             sql_proxy,
             postgres,
+            sql_clock,
+            direct_url: database.url.clone(),
             options,
             copies: crate::support::tether::folder("copies"),
         }
@@ -89,23 +99,19 @@ impl World {
         self.instances[index] = instance;
     }
 
-    /// Copies what Redis has on its disk at this moment, as a backup would.
-    pub fn copy_redis(&self) -> PathBuf {
-        let copy = self.copies.path().join(format!("{}", chrono::Utc::now().timestamp_micros()));
-        copy_folder(&self.redis.folder().join("appendonlydir"), &copy.join("appendonlydir"));
-        copy
-    }
-
-    /// Starts Redis, which has ended, on such a copy.
-    pub async fn restore_redis(&mut self, copy: &Path) {
-        let folder = self.redis.folder().join("appendonlydir");
-        std::fs::remove_dir_all(&folder).unwrap();
-        copy_folder(&copy.join("appendonlydir"), &folder);
-        self.redis.restart().await;
+    /// Copies what each Redis server has on its disk at this moment, as a backup would.
+    pub fn copy_redis(&self) -> Copy {
+        let at = super::crowd::now();
+        let path = self.copies.path().join(at.to_string());
+        for (node, server) in self.redis.nodes().iter().enumerate() {
+            copy_folder(&server.folder().join("appendonlydir"), &path.join(node.to_string()));
+        }
+        Copy { at, path }
     }
 
     /// Waits until every instance answers and finds both servers.
     pub async fn is_whole(&self) {
+        self.redis.are_well().await;
         for index in 0..INSTANCES {
             eventually(Duration::from_secs(20), async || {
                 let api = self.addresses.read().unwrap()[index].clone();
@@ -120,21 +126,26 @@ impl World {
     pub async fn settle(&self) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(25);
         loop {
-            let redis = |arguments: &[&str]| self.redis.cli(arguments);
             let present =
                 self.sql.number("SELECT count(*)::text FROM users WHERE online_status <> 'offline'").await;
-            let stream = "presence:{0}:transitions";
-            let left =
-                [redis(&["ZCARD", "presence:{0}:live"]), redis(&["XLEN", stream]), present.to_string()];
-            if left.iter().all(|left| left == "0") {
-                let pending = redis(&["XPENDING", stream, "persist"]);
-                // A group that is gone with the data has nothing pending either.
-                if pending.starts_with('0') || pending.contains("NOGROUP") {
-                    return Ok(());
-                }
+            let mut left = vec![present.to_string()];
+            let mut pending = Vec::new();
+            for shard in 0..self.redis.shards() {
+                let stream = format!("presence:{{{shard}}}:transitions");
+                let live = format!("presence:{{{shard}}}:live");
+                left.push(self.redis.cli(shard, &["ZCOUNT", &live, "(0", "+inf"]));
+                left.push(self.redis.cli(shard, &["XLEN", &stream]));
+                pending.push(self.redis.cli(shard, &["XPENDING", &stream, "persist"]));
+            }
+            // A group that is gone with the data has nothing pending either.
+            let is_empty = |pending: &String| pending.starts_with('0') || pending.contains("NOGROUP");
+            if left.iter().all(|left| left == "0") && pending.iter().all(is_empty) {
+                return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(format!("it does not settle: live, stream, present in SQL: {left:?}"));
+                return Err(format!(
+                    "it does not settle: present in SQL, then live and stream of each shard: {left:?}"
+                ));
             }
             super::fault::last(20).await;
         }
@@ -178,12 +189,14 @@ impl World {
         let mut rows: HashMap<i64, Vec<Row>> = HashMap::new();
         for row in self.sql.rows(&query).await {
             let number = |index: usize| row[index].parse::<i64>().unwrap();
+            // By SQL's clock, which a fault may have stepped by minutes: then it says nothing of when that was.
+            let recorded_at = Some(number(5)).filter(|at| (at - number(6)).abs() < CLOCK_WAS_STEPPED_MS);
             rows.entry(number(0)).or_default().push(Row {
                 from: row[1].clone(),
                 to: row[2].clone(),
                 reason: row[3].clone(),
                 at: number(4),
-                recorded_at: number(5),
+                recorded_at: recorded_at.unwrap_or_else(|| number(6)),
                 appended: number(6),
             });
         }
@@ -191,7 +204,7 @@ impl World {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

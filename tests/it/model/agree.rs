@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use presenced::live::Turn;
+use presenced::live::{Mended, Turn};
 
 use super::answers::Model;
 use super::calls::{Call, Reply};
 use super::ops::Resend;
 use super::probe::{Look, ShardLook};
-use super::reference::{LEASE, TTL, When};
+use super::reference::{LEASE, LENT, MAX_SESSIONS, TTL, When};
 use super::run::{Done, Run, USERS};
 
 impl Run<'_> {
@@ -45,6 +45,7 @@ impl Run<'_> {
     /// Makes a call, and makes it again.
     pub(super) async fn send(&mut self, call: Call, resend: Resend) -> Done {
         let (from, mut boundaries) = (self.look.now, self.boundaries());
+        let repeats = call.repeats() || self.is_crowded(&call);
         self.call(&call).await?;
         match resend {
             Resend::No => {}
@@ -54,7 +55,7 @@ impl Run<'_> {
                 let first = self.timeless();
                 self.call(&call).await.map_err(|error| format!("again: {error}"))?;
                 let passed = boundaries.range(from - 1..=self.look.now).next().is_some();
-                if !call.repeats() && !passed {
+                if !repeats && !passed {
                     let second = self.timeless();
                     if first != second {
                         return Err(format!(
@@ -73,12 +74,16 @@ impl Run<'_> {
         let mut lines = Vec::new();
         for (number, shard) in &self.look.shards {
             for (user, key) in &shard.keys {
-                let alive = key.sessions.iter().filter(|(_, (seen, _))| seen + TTL >= self.look.now);
+                let alive = key
+                    .sessions
+                    .iter()
+                    .filter(|(field, (seen, _))| *field == LENT || seen + TTL >= self.look.now);
                 let sessions: Vec<_> = alive.map(|(field, (_, away))| (field, away)).collect();
                 lines.push(format!("{user} {} {sessions:?}", key.status));
             }
             let (live, ended): (Vec<_>, Vec<_>) = (shard.live.keys().collect(), shard.ended.keys().collect());
             lines.push(format!("{number} {live:?} {ended:?} {:?} {:?}", shard.blocked, shard.fence));
+            lines.push(format!("{:?} {:?} {:?}", shard.lent, shard.marks, shard.lost));
             lines.push(format!("{} {:?} {:?}", shard.moves, shard.stream, shard.pending));
         }
         lines
@@ -102,18 +107,22 @@ impl Run<'_> {
         let doubtful = self.model.shards.iter().flat_map(|shard| &shard.live);
         let doubtful = doubtful.filter(|(_, life)| (before - 1..=look.now).contains(&life.deadline));
         let doubtful = doubtful.map(|(user, _)| *user).collect();
+        let met = self.bounds_met();
         self.model = self
             .explained(call, &reply, &look)
             .map_err(|error| format!("{call:?}\n  {reply:?}\n  {error}\n  of {:#?}", self.model))?;
         let nothing = ShardLook::default();
         let mut happened = vec![happened(&reply)];
+        let bounds = self.bounds_met();
+        happened.extend((bounds.0 > met.0).then(|| "a change too many".to_owned()));
+        happened.extend((bounds.1 > met.1).then(|| "a session too many".to_owned()));
         for (number, shard) in (0..).zip(&mut self.model.shards) {
             let found = look.shards.get(&number).unwrap_or(&nothing);
             self.facts.counted(number, &shard.moves, &found.moves)?;
             let known = shard.stream.iter().take_while(|entry| entry.raw.is_some()).count();
             for (entry, raw) in shard.stream[known..].iter_mut().zip(&found.stream[known..]) {
                 entry.raw = Some(raw.clone());
-                self.sql.appended(number, entry);
+                self.sql.appended(number, entry)?;
                 happened.push(format!("{} {}", entry.to, entry.reason.as_str()));
             }
             self.facts.appended(call, &shard.stream[known..], found, &doubtful)?;
@@ -131,6 +140,26 @@ impl Run<'_> {
         Ok(reply)
     }
 
+    /// How many changes of a status were refused so far, and how many sessions forgotten.
+    fn bounds_met(&self) -> (u64, u64) {
+        let shards = &self.model.shards;
+        (shards.iter().map(|shard| shard.refused).sum(), shards.iter().map(|shard| shard.forgotten).sum())
+    }
+
+    /// Whether so many sessions of one user speak, beside those that are alive, that one of the same instant may be forgotten: then
+    /// a second run forgets another.
+    fn is_crowded(&self, call: &Call) -> bool {
+        let (Call::Heartbeat { shard, beats } | Call::Arrive { shard, beats }) = call else { return false };
+        beats.iter().any(|one| {
+            let own = beats.iter().filter(|beat| beat.user == one.user);
+            let own: BTreeSet<_> = own.map(|beat| format!("s:{}", beat.sid)).collect();
+            let life = self.model.shards[*shard as usize].live.get(&one.user);
+            let there =
+                life.map_or(0, |life| life.sessions.keys().filter(|field| !own.contains(*field)).count());
+            own.len() > 1 && there + own.len() > MAX_SESSIONS as usize
+        })
+    }
+
     /// The model after this call, made at an instant between the last look and this one at which it does what Redis did.
     fn explained(&self, call: &Call, reply: &Reply, look: &Look) -> Result<Model, String> {
         let nows = match reply {
@@ -141,7 +170,7 @@ impl Run<'_> {
         // Redis began the call at the last look or later: where a key's time was over between the two, before or after.
         let expiring = self.model.shards.iter().flat_map(|shard| {
             let deadlines = shard.live.values().map(|life| life.deadline);
-            deadlines.chain(shard.ended.values().copied()).chain(shard.hold_until)
+            deadlines.chain(shard.hold_until)
         });
         let mut began: BTreeSet<i64> = expiring.map(|at| at + 1).collect();
         began.insert(self.look.now);
@@ -183,6 +212,13 @@ fn happened(reply: &Reply) -> String {
         Reply::Turn(Turn::Others(_)) => "another's turn".into(),
         Reply::Turn(Turn::Mine(_)) => "a turn".into(),
         Reply::Count(None) => "overtaken, or too early".into(),
+        Reply::Checked(checked) => format!("checked {checked:?}"),
+        Reply::Mended(mended) => {
+            let done = mended.iter().find(|mended| **mended != Mended::Nothing);
+            format!("mended {:?}", done.unwrap_or(&Mended::Nothing))
+        }
+        Reply::Fence { is_damaged: true, .. } => "damaged".into(),
+        Reply::Presences(found) if found.settles => "read on hold".into(),
         _ => "other".into(),
     }
 }

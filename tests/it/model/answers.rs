@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use presenced::live::{Due, HeartbeatOutcome, StatusOutcome, Turn, Verdict, Work};
+use presenced::live::{Checked, Due, HeartbeatOutcome, InShard, StatusOutcome, Turn, Verdict, Work};
 use presenced::model::{Millis, OnlineStatus, Presence, UserId};
 
 use super::calls::{Call, FEW, Reply};
 use super::reference::{Fence, LEASE, Shard, TTL, When};
+use super::whole::Part;
 
 /// Redis counts how long a turn lasts, and a hold, by a clock that ageing hits to the millisecond only each time.
 const NEARLY: i64 = 50;
@@ -56,6 +57,7 @@ impl Model {
         match (call, reply) {
             (Call::Heartbeat { shard, beats }, Reply::Renewed(now, renewed)) => {
                 same("instant", &when.now, now)?;
+                self.shard(*shard).hear();
                 let mut left = BTreeSet::new();
                 for (beat, renewed) in beats.iter().zip(renewed) {
                     let shard = self.shard(*shard);
@@ -71,6 +73,7 @@ impl Model {
             }
             (Call::Arrive { shard, beats }, Reply::Beats(now, outcomes)) => {
                 same("instant", &when.now, now)?;
+                self.shard(*shard).hear();
                 for (beat, outcome) in beats.iter().zip(outcomes) {
                     let answers = self.shard(*shard).beat(beat, when);
                     if !answers.contains(outcome) {
@@ -101,6 +104,11 @@ impl Model {
             (Call::Block { shard, moves, verdicts }, Reply::Count(evicted)) => {
                 same("evicted", &self.shard(*shard).tell(moves, verdicts, when), evicted)
             }
+            (Call::Mend { shard, users }, Reply::Mended(mended)) => {
+                let shard = self.shard(*shard);
+                let answer: Vec<_> = users.iter().map(|user| shard.mend(*user, when)).collect();
+                same("mended", &answer, mended)
+            }
             (Call::Reconcile { shard, users }, Reply::Count(declared)) => {
                 same("declared", &self.shard(*shard).reconcile(users, when), declared)
             }
@@ -127,10 +135,10 @@ impl Model {
                 // Under way already it is under this very token.
                 same("begun", &true, begun)
             }
-            (Call::RaiseFence { shard, held }, Reply::Stands(stands)) => {
+            (Call::RaiseFence { shard, held, lost, .. }, Reply::Stands(stands)) => {
                 let shard = self.shard(*shard);
                 if shard.building {
-                    shard.fence = Fence::Stands("0".into());
+                    shard.raise(*lost);
                     if *held {
                         shard.hold_until = Some(when.now + super::calls::HOLD_MS);
                     }
@@ -151,7 +159,7 @@ impl Model {
             }
             (Call::AdoptFence { shard, former }, Reply::Stands(adopted)) => {
                 let shard = self.shard(*shard);
-                let there = shard.fence == Fence::Former(former.cursor.clone());
+                let there = shard.fence == Fence::Former(former.cursor.clone()) && shard.is_whole();
                 if there {
                     shard.fence = Fence::Stands(former.cursor.clone());
                 }
@@ -167,11 +175,27 @@ impl Model {
             (Call::Due { shard, most }, Reply::Due(due)) => {
                 self.shards[*shard as usize].due(*most as usize, due, when)
             }
-            (Call::Read { users }, Reply::Presences(presences)) => {
-                let answer: Vec<_> = users.iter().map(|user| self.read(*user, when)).collect();
-                same("presences", &answer, presences)
+            (Call::Fence { shard }, Reply::Fence { cursor, former, is_damaged }) => {
+                let shard = &self.shards[*shard as usize];
+                let (stands, before) = match &shard.fence {
+                    Fence::Stands(cursor) if shard.is_whole() => (Some(cursor), None),
+                    Fence::Former(cursor) if shard.is_whole() => (None, Some(cursor)),
+                    _ => (None, None),
+                };
+                same("cursor", &stands, &cursor.as_ref())?;
+                same("former", &before, &former.as_ref())?;
+                same("damaged", &shard.is_damaged(), is_damaged)
+            }
+            (Call::Read { users }, Reply::Presences(found)) => {
+                for (user, found) in users.iter().zip(&found.users) {
+                    self.reads_as(*user, found, when).map_err(|error| format!("{user}: {error}"))?;
+                }
+                let present = self.deadlines().filter(|(at, _)| *at >= when.now).count();
+                same("count", &Some(i64::try_from(present).unwrap()), &found.count)?;
+                self.settles(found.settles, when)
             }
             (Call::Online { page }, Reply::Online(found)) => {
+                self.settles(found.settles, when)?;
                 let mut users: Vec<_> = self.deadlines().filter(|(at, _)| *at >= when.now).collect();
                 users.sort_unstable_by(|a, b| b.cmp(a));
                 same("count", &i64::try_from(users.len()).unwrap(), &found.count)?;
@@ -190,46 +214,83 @@ impl Model {
                 }
                 same("unsettled", &answer, &unsettled.iter().copied().collect())
             }
-            (Call::Seen { shard }, Reply::Seen(seen, more)) => {
-                let live = &self.shards[*shard as usize].live;
-                let mut ahead: Vec<_> = live
-                    .iter()
-                    .map(|(user, life)| (life.deadline, *user))
-                    .filter(|(at, _)| *at >= when.now)
-                    .collect();
+            (Call::Seen { shard }, Reply::Seen { users, lent, more }) => {
+                let shard = &self.shards[*shard as usize];
+                let mut ahead: Vec<_> = shard.deadlines().filter(|(at, _)| *at >= when.now).collect();
                 ahead.sort_unstable();
                 // Those who share the page's last deadline are on it too.
                 let most = FEW as usize;
                 let last = ahead.get(most - 1).map_or(i64::MAX, |(at, _)| *at);
                 ahead.retain(|(at, _)| *at <= last);
-                let answer: Vec<_> = ahead.iter().map(|(at, user)| (*user, Millis(at - TTL))).collect();
-                let mut seen = seen.clone();
+                // No heartbeat made the deadline of a lent presence.
+                let (loans, heard): (Vec<_>, Vec<_>) =
+                    ahead.iter().partition(|(_, user)| shard.lent.contains(user));
+                let answer: Vec<_> = heard.into_iter().map(|(at, user)| (user, Millis(at - TTL))).collect();
+                let mut seen = users.clone();
                 seen.sort_unstable_by_key(|(user, at)| (*at, *user));
                 same("seen", &answer, &seen)?;
-                same("more", &(answer.len() >= most && last < when.now + TTL), more)
+                let answer: BTreeSet<_> = loans.into_iter().map(|(_, user)| user).collect();
+                same("lent", &answer, &lent.iter().copied().collect())?;
+                same("more", &(ahead.len() >= most && last < when.now + TTL), more)
             }
-            (Call::Refuses { user, sid }, Reply::Refuses(blocked, ended)) => {
+            (Call::Check { user, sid }, Reply::Checked(checked)) => {
                 let shard = self.of(*user);
-                same("blocked", &shard.blocked.contains(user), blocked)?;
-                let mark = shard.ended.get(sid).is_some_and(|until| *until >= when.keys);
-                same("ended", &mark, ended)
+                let answer = match () {
+                    () if !shard.fenced() => Checked::Unfenced,
+                    () if shard.blocked.contains(user) => Checked::Blocked,
+                    () if shard.has_ended(*user, sid) => Checked::SessionEnded,
+                    () => Checked::Good,
+                };
+                same("checked", &answer, checked)
             }
             other => Err(format!("no answer to that: {other:?}")),
         }
     }
 
     fn deadlines(&self) -> impl Iterator<Item = (i64, UserId)> {
-        self.shards.iter().flat_map(|shard| shard.live.iter().map(|(user, life)| (life.deadline, *user)))
+        self.shards.iter().flat_map(Shard::deadlines)
     }
 
-    fn read(&self, user: UserId, when: When) -> Option<Presence> {
-        let life = self.of(user).life(user, when)?;
-        let last_seen = Millis(life.last_heard(when.now)?);
-        Some(Presence { status: life.truth(when.now)?, last_seen })
+    fn reads_as(&self, user: UserId, found: &InShard, when: When) -> Verdicts {
+        let held = self.of(user).is_held(when);
+        let presence = self.of(user).life(user, when).and_then(|life| {
+            let last_seen = life.last_heard(when.now).map(Millis);
+            Some(Presence { status: life.truth(when.now)?, last_seen })
+        });
+        match found {
+            InShard::Silent => Err("a shard is silent".into()),
+            InShard::Unheard { .. } if held == Some(false) => {
+                Err("unheard, though nothing is on hold".into())
+            }
+            InShard::Known { presence: None, .. } if held == Some(true) => {
+                Err("absent, though on hold".into())
+            }
+            InShard::Unheard { .. } => same("presence", &presence, &None),
+            InShard::Known { presence: found, .. } => same("presence", &presence, found),
+        }
+    }
+
+    /// Whether an answer may say so of a hold.
+    fn settles(&self, settles: bool, when: When) -> Verdicts {
+        let held: Vec<_> = self.shards.iter().map(|shard| shard.is_held(when)).collect();
+        let may =
+            if settles { held.iter().any(|held| *held != Some(false)) } else { !held.contains(&Some(true)) };
+        if may { Ok(()) } else { Err(format!("settles: {settles}, and held are {held:?}")) }
     }
 }
 
 impl Shard {
+    /// Heartbeats came; that is noted where the fence stands.
+    fn hear(&mut self) {
+        self.heard |= self.fenced();
+    }
+
+    /// Whether reads find a hold; `None` in the millisecond in which it ends, and beside it.
+    fn is_held(&self, when: When) -> Option<bool> {
+        let left = self.hold_until.map_or(-2, |until| until - when.now);
+        (left.abs() > 1).then_some(left > 0)
+    }
+
     /// Takes SQL's word, unless somebody else was told something since it was asked.
     fn tell(&mut self, moves: &str, verdicts: &[(UserId, Verdict)], when: When) -> Option<u64> {
         if moves != self.moves {
@@ -284,15 +345,17 @@ impl Shard {
         if (held - super::calls::millis(due.held)).abs() > NEARLY {
             return Err(format!("held for {:?}, not {held} ms", due.held));
         }
-        let mut earliest: Vec<_> = self.live.iter().map(|(user, life)| (life.deadline, *user)).collect();
+        let mut earliest: Vec<_> = self.deadlines().collect();
         earliest.sort_unstable();
-        earliest.truncate(most);
+        // The mark is looked at, too.
+        earliest.truncate(most + usize::from(!self.marks.contains(&Part::Live)));
         let passed = earliest.iter().filter(|(at, _)| *at < when.now);
         let passed: Vec<_> = passed.map(|(at, user)| (*user, Millis(*at))).collect();
         same("passed", &passed, &due.passed)?;
         let next = earliest.iter().map(|(at, _)| *at).find(|at| *at >= when.now);
         let next = next.map(|at| at - when.now).or((!earliest.is_empty()).then_some(0));
-        same("next", &next, &due.next_in.map(super::calls::millis))
+        same("next", &next, &due.next_in.map(super::calls::millis))?;
+        same("ahead", &false, &due.is_ahead)
     }
 }
 

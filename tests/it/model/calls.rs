@@ -1,9 +1,10 @@
 //! One call of a script through [`LiveSet`], as data: so that it can be made twice, and told to Redis and model alike.
 
 use presenced::live::{
-    Due, FormerFence, Heartbeat, HeartbeatOutcome, LiveSet, OnlinePage, StatusOutcome, Turn, Verdict, Work,
+    Checked, Due, FormerFence, Heartbeat, HeartbeatOutcome, InShard, LiveSet, Loss, Mend, Mended, OnlinePage,
+    Presences, StatusOutcome, Turn, Verdict, Work,
 };
-use presenced::model::{HeartbeatWord, Millis, OnlineStatus, Page, Presence, SessionId, SessionKey, UserId};
+use presenced::model::{HeartbeatWord, Millis, OnlineStatus, Page, SessionId, SessionKey, StreamId, UserId};
 use std::time::Duration;
 
 /// How long no deadline is claimed after data were lost.
@@ -58,6 +59,10 @@ pub enum Call {
     RaiseFence {
         shard: u32,
         held: bool,
+        /// The last moment at which lost data served.
+        lost: Option<i64>,
+        /// The newest entry that SQL holds.
+        newest: Option<StreamId>,
     },
     EndFence,
     MoveFence {
@@ -76,6 +81,10 @@ pub enum Call {
         shard: u32,
         users: Vec<(UserId, Option<i64>)>,
     },
+    Mend {
+        shard: u32,
+        users: Vec<UserId>,
+    },
     Take {
         consumer: usize,
         shard: u32,
@@ -84,6 +93,9 @@ pub enum Call {
     Ack {
         shard: u32,
         work: Work,
+    },
+    Fence {
+        shard: u32,
     },
     Due {
         shard: u32,
@@ -99,7 +111,7 @@ pub enum Call {
     Seen {
         shard: u32,
     },
-    Refuses {
+    Check {
         user: UserId,
         sid: String,
     },
@@ -117,11 +129,13 @@ pub enum Reply {
     Age(i64),
     Turn(Turn),
     Due(Due),
-    Presences(Vec<Option<Presence>>),
+    Mended(Vec<Mended>),
+    Fence { cursor: Option<String>, former: Option<String>, is_damaged: bool },
+    Presences(Presences),
     Online(OnlinePage),
     Unsettled(Vec<(UserId, OnlineStatus)>),
-    Seen(Vec<(UserId, Millis)>, bool),
-    Refuses(bool, bool),
+    Seen { users: Vec<(UserId, Millis)>, lent: Vec<UserId>, more: bool },
+    Checked(Checked),
 }
 
 impl Call {
@@ -177,9 +191,11 @@ impl Call {
                 }
                 Reply::Stands(begun)
             }
-            Self::RaiseFence { shard, held } => {
+            Self::RaiseFence { shard, held, lost, newest } => {
                 let hold = if *held { Duration::from_millis(HOLD_MS.unsigned_abs()) } else { Duration::ZERO };
-                Reply::Stands(live.raise_fence(*shard, "0", "model", hold).await.unwrap())
+                let served_until = Millis(lost.map_or(0, |at| at - offset));
+                let loss = Loss { hold, served_until, newest_in_sql: *newest };
+                Reply::Stands(live.raise_fence(*shard, "0", "model", &loss).await.unwrap())
             }
             Self::EndFence => {
                 live.end_fence("model").await.unwrap();
@@ -197,12 +213,22 @@ impl Call {
                     users.iter().map(|(user, seen)| (*user, seen.map(|at| Millis(at - offset)))).collect();
                 Reply::Count(live.reconcile(*shard, &users).await.unwrap())
             }
+            Self::Mend { shard, users } => {
+                let mend = |user: &UserId| Mend { user: *user, fallback: OnlineStatus::Online, tell: false };
+                let users: Vec<_> = users.iter().map(mend).collect();
+                Reply::Mended(live.mend(*shard, &users).await.unwrap())
+            }
             Self::Take { consumer, shard, most } => {
                 Reply::Turn(consumers[*consumer].take(*shard, *most).await.unwrap())
             }
             Self::Ack { shard, work } => {
                 live.ack(*shard, work).await.unwrap();
                 Reply::Nothing
+            }
+            Self::Fence { shard } => {
+                let fence = live.fence(*shard).await.unwrap();
+                let former = fence.former.map(|former| former.cursor);
+                Reply::Fence { cursor: fence.cursor, former, is_damaged: fence.is_damaged }
             }
             Self::Due { shard, most } => {
                 let mut due = live.due(*shard, *most).await.unwrap();
@@ -212,21 +238,23 @@ impl Call {
                 Reply::Due(due)
             }
             Self::Read { users } => {
-                let mut read = live.read(users).await.unwrap();
-                for presence in read.iter_mut().flatten() {
-                    presence.last_seen = here(presence.last_seen);
+                let mut read = live.read_and_count(users).await.unwrap();
+                for user in &mut read.users {
+                    if let InShard::Known { presence: Some(presence), .. } = user {
+                        presence.last_seen = presence.last_seen.map(here);
+                    }
                 }
                 Reply::Presences(read)
             }
             Self::Online { page } => Reply::Online(live.online(*page).await.unwrap()),
-            Self::Unsettled => Reply::Unsettled(live.unsettled(MANY).await.unwrap()),
+            Self::Unsettled => Reply::Unsettled(live.unsettled(MANY as usize).await.unwrap().unwrap()),
             Self::Seen { shard } => {
-                let (seen, next) = live.seen(*shard, None, FEW).await.unwrap();
-                Reply::Seen(seen.into_iter().map(|(user, at)| (user, here(at))).collect(), next.is_some())
+                let page = live.seen(*shard, None, FEW).await.unwrap();
+                let users = page.users.into_iter().map(|(user, at)| (user, here(at))).collect();
+                Reply::Seen { users, lent: page.lent, more: page.next.is_some() }
             }
-            Self::Refuses { user, sid } => {
-                let (blocked, ended) = live.refuses(*user, SessionId::parse(sid).as_ref()).await.unwrap();
-                Reply::Refuses(blocked, ended)
+            Self::Check { user, sid } => {
+                Reply::Checked(live.check(*user, SessionId::parse(sid).as_ref()).await.unwrap())
             }
         }
     }

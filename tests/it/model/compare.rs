@@ -6,7 +6,7 @@ use presenced::model::{OnlineStatus, UserId};
 
 use super::answers::Model;
 use super::probe::{KeyLook, Look, ShardLook};
-use super::reference::{Entry, Fence, Life, Shard, TTL};
+use super::reference::{Entry, Fence, LENT, Life, Shard, TTL};
 
 /// The names of the persisters; those of [`Shard::turns`] are their numbers.
 pub const CONSUMERS: [&str; 3] = ["one", "two", "three"];
@@ -32,11 +32,13 @@ impl Model {
             for (entry, raw) in shard.stream.iter_mut().zip(&found.stream) {
                 entry.raw.get_or_insert_with(|| raw.clone());
             }
+            // A deadline that is not in the live set ends with the key, and is claimed by nobody.
+            shard.live.retain(|user, life| life.listed || found.keys.contains_key(user));
             for (user, life) in &mut shard.live {
                 life.expired = !found.keys.contains_key(user);
                 if let Some(key) = found.keys.get(user) {
                     life.sessions.retain(|field, session| {
-                        session.seen + TTL >= look.now || key.sessions.contains_key(field)
+                        field == LENT || session.seen + TTL >= look.now || key.sessions.contains_key(field)
                     });
                 }
             }
@@ -46,13 +48,12 @@ impl Model {
 
 impl Shard {
     fn differs(&self, look: &ShardLook, now: i64, offset: i64) -> Option<String> {
-        let live: BTreeMap<UserId, i64> =
-            self.live.iter().map(|(user, life)| (*user, life.deadline)).collect();
+        let live: BTreeMap<UserId, i64> = self.deadlines().map(|(at, user)| (user, at)).collect();
         differ("live", &live, &look.live)
             .or_else(|| {
                 look.keys.keys().find_map(|user| {
-                    (!live.contains_key(user))
-                        .then(|| format!("a presence key of {user}, who is not in the live set"))
+                    (!self.live.contains_key(user))
+                        .then(|| format!("a presence key of {user}, who is not present"))
                 })
             })
             .or_else(|| {
@@ -64,12 +65,11 @@ impl Shard {
                     what.map(|what| format!("user {user}: {what}"))
                 })
             })
-            .or_else(|| {
-                let ahead = |marks: &BTreeMap<String, i64>| -> BTreeMap<String, i64> {
-                    marks.iter().filter(|(_, at)| **at > now).map(|(sid, at)| (sid.clone(), *at)).collect()
-                };
-                differ("ended", &ahead(&self.ended), &ahead(&look.ended))
-            })
+            .or_else(|| differ("ended", &self.ended, &look.ended))
+            .or_else(|| differ("lent", &self.lent, &look.lent))
+            .or_else(|| differ("marks", &self.marks, &look.marks))
+            .or_else(|| differ("heard", &self.heard, &look.heard))
+            .or_else(|| differ("lost", &self.lost, &look.lost))
             .or_else(|| differ("blocked", &self.blocked, &look.blocked))
             .or_else(|| differ("epoch", &self.epoch, &look.epoch))
             .or_else(|| self.differing_fence(look, now))
@@ -119,16 +119,17 @@ impl Life {
         differ("expires", &self.deadline, &key.expires)
             .or_else(|| differ("status", self.status.as_str(), &key.status))
             .or_else(|| differ("since", &self.since, &key.since))
+            .or_else(|| differ("changes", &self.changes, &key.changes))
             .or_else(|| {
                 // The dead may be there or not.
                 let model: BTreeMap<_, _> = self
                     .sessions
                     .iter()
-                    .filter(|(_, one)| one.seen + TTL >= now)
+                    .filter(|(field, one)| *field == LENT || one.seen + TTL >= now)
                     .map(|(field, one)| (field.clone(), (one.seen, one.said == OnlineStatus::Away)))
                     .collect();
                 let mut redis = key.sessions.clone();
-                redis.retain(|_, (seen, _)| *seen + TTL >= now);
+                redis.retain(|field, (seen, _)| field == LENT || *seen + TTL >= now);
                 differ("sessions", &model, &redis)
             })
             .or_else(|| {
@@ -144,15 +145,15 @@ impl Entry {
     }
 
     fn fields(&self, offset: i64) -> Vec<String> {
-        let (user, at, seen) = (self.user.to_string(), self.at - offset, self.seen - offset);
-        let (at, seen) = (at.to_string(), seen.to_string());
+        let (user, at) = (self.user.to_string(), (self.at - offset).to_string());
+        let seen = self.seen.map_or_else(String::new, |seen| (seen - offset).to_string());
         let fields =
             ["user", &user, "to", self.to.as_str(), "reason", self.reason.as_str(), "at", &at, "seen", &seen];
         fields.map(ToOwned::to_owned).to_vec()
     }
 
     fn short(&self) -> String {
-        format!("{} {} {} at {} seen {}", self.user, self.to, self.reason.as_str(), self.at, self.seen)
+        format!("{} {} {} at {} seen {:?}", self.user, self.to, self.reason.as_str(), self.at, self.seen)
     }
 }
 

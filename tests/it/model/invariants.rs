@@ -7,12 +7,11 @@ use presenced::model::{OnlineStatus, UserId};
 use super::calls::Call;
 use super::persisted::Persisted;
 use super::probe::{KeyLook, Look, ShardLook};
-use super::reference::{ENDED_TTL, Entry, Shard, TTL};
+use super::reference::{ENDED_TTL, Entry, LENT, Shard, TTL};
 
 /// A session that was ended.
 #[derive(Debug, Clone)]
 pub struct Ending {
-    pub user: UserId,
     pub at: i64,
     /// Until when a token of it is known to live; forgotten with the data.
     pub expires_at: Option<i64>,
@@ -23,7 +22,10 @@ pub struct Ending {
 pub struct Facts {
     /// SQL's word.
     pub blocked: BTreeSet<UserId>,
-    pub ended: BTreeMap<String, Ending>,
+    /// By user and session.
+    pub ended: BTreeMap<(UserId, String), Ending>,
+    /// Users whose deadline was lost, while they had a presence key.
+    pub unlisted: BTreeSet<UserId>,
     /// The status that the stream last told of.
     told: BTreeMap<UserId, OnlineStatus>,
     /// Of whom SQL may hold what is no longer so: Redis lost them, or the account was deleted.
@@ -67,7 +69,7 @@ impl Facts {
     }
 
     /// Checks all that Redis holds. `before` is when the last call began.
-    pub fn hold(&self, look: &Look, before: i64) -> Holds {
+    pub fn hold(&mut self, look: &Look, before: i64) -> Holds {
         for shard in look.shards.values() {
             for (user, deadline) in &shard.live {
                 holds(!self.blocked.contains(user), || format!("{user} is blocked, and present"))?;
@@ -76,7 +78,11 @@ impl Facts {
             }
             for (user, key) in &shard.keys {
                 let deadline = shard.live.get(user);
-                holds(deadline == Some(&key.expires), || {
+                if deadline.is_some() {
+                    self.unlisted.remove(user);
+                }
+                let is_lost = deadline.is_none() && self.unlisted.contains(user);
+                holds(deadline == Some(&key.expires) || is_lost, || {
                     format!("{user}: {key:?}, the deadline {deadline:?}")
                 })?;
                 holds(key.expires >= before, || format!("{user}: a key beyond its deadline"))?;
@@ -88,17 +94,19 @@ impl Facts {
 
     fn key_holds(&self, user: UserId, key: &KeyLook, now: i64) -> Holds {
         let latest = key.sessions.values().map(|(seen, _)| *seen).max().unwrap_or_default();
-        holds(latest + TTL == key.expires, || {
+        let is_lent = key.sessions.contains_key(LENT);
+        holds(is_lent || latest + TTL == key.expires, || {
             format!("{user}: not the deadline of the latest session: {key:?}")
         })?;
-        let at_work =
-            |alive: bool| key.sessions.values().any(|(seen, away)| !away && (!alive || seen + TTL >= now));
+        let at_work = |alive: bool| {
+            key.sessions.values().any(|(seen, away)| !away && (is_lent || !alive || seen + TTL >= now))
+        };
         match key.status.as_str() {
             "online" => holds(at_work(false), || format!("{user}: nobody said online: {key:?}"))?,
             "away" => holds(!at_work(true), || format!("{user}: somebody says online: {key:?}"))?,
             _ => return Err(format!("{user}: no status: {key:?}")),
         }
-        for (sid, ending) in self.ended.iter().filter(|(_, ending)| ending.user == user) {
+        for ((_, sid), ending) in self.ended.iter().filter(|((of, _), _)| *of == user) {
             let refused = now < (ending.at + ENDED_TTL).max(ending.expires_at.unwrap_or(0));
             let back = refused && key.sessions.contains_key(&format!("s:{sid}"));
             holds(!back, || format!("{user}: {sid} has ended, and is back: {key:?}"))?;

@@ -7,6 +7,7 @@
 //! | [`agree`] | a call made to Redis and told to the model |
 //! | [`calls`] | a call of a script, as data |
 //! | [`reference`] | the model: what API.md's rules make of it |
+//! | [`whole`] | the same of a shard as a whole: its loss of a key, and how that is put right |
 //! | [`answers`] | what the model answers |
 //! | [`compare`] | model and Redis side by side |
 //! | [`invariants`] | what must hold whatever the model says |
@@ -30,6 +31,7 @@ mod persisted;
 mod probe;
 mod reference;
 mod run;
+mod whole;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -47,7 +49,7 @@ const CASES: u32 = 250;
 /// How many smaller cases are tried in place of one that failed.
 const SHRINKS: u32 = 3_000;
 /// What cases in such a number never miss; otherwise they test less than they seem to.
-const HAPPENS: [&str; 21] = [
+const HAPPENS: [&str; 30] = [
     "Present(Online)",
     "Present(Away)",
     "Blocked",
@@ -56,6 +58,15 @@ const HAPPENS: [&str; 21] = [
     "status Done",
     "status Blocked",
     "status Unfenced",
+    "checked Good",
+    "checked Blocked",
+    "checked SessionEnded",
+    "checked Unfenced",
+    "damaged",
+    "mended DeadlineSet",
+    "read on hold",
+    "a change too many",
+    "a session too many",
     "a turn",
     "another's turn",
     "overtaken, or too early",
@@ -120,6 +131,8 @@ async fn place(redis: &RedisServer, shards: u32) -> Place {
             url: format!("{}/{database}", redis.url()),
             ttl: Duration::from_millis(reference::TTL.unsigned_abs()),
             shards,
+            prefix: "presence".into(),
+            max_sessions: reference::MAX_SESSIONS,
             ended_ttl: Duration::from_millis(reference::ENDED_TTL.unsigned_abs()),
             instance: instance.into(),
             command_timeout: Duration::from_secs(5),

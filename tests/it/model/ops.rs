@@ -4,6 +4,8 @@ use presenced::live::Verdict;
 use presenced::model::{HeartbeatWord, OnlineStatus, UserId};
 use proptest::prelude::*;
 
+use super::whole::Part;
+
 /// Whether a call is made once more, as a client does that lost its connection before the answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resend {
@@ -64,6 +66,16 @@ pub enum Op {
     Lose {
         rebuild: bool,
     },
+    /// A shard loses a key of those that belong together: evicted, or deleted by hand. Then its fence may be raised again, and what
+    /// contradicts itself be put right.
+    Evict {
+        shard: u32,
+        part: Part,
+        rebuild: bool,
+    },
+    Mend(Resend),
+    /// A session that says away and online by turns, so often.
+    Waver(UserId, Sid, u8),
     Take {
         consumer: usize,
         most: u32,
@@ -93,7 +105,7 @@ fn user() -> impl Strategy<Value = UserId> {
 }
 
 fn named() -> impl Strategy<Value = Sid> {
-    prop_oneof![4 => Just(1), 4 => Just(2), 1 => Just(3)]
+    prop_oneof![4 => Just(1), 4 => Just(2), 2 => Just(3), 1 => Just(4)]
 }
 
 fn sid() -> impl Strategy<Value = Sid> {
@@ -130,6 +142,10 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
+fn part() -> impl Strategy<Value = Part> {
+    prop::sample::select(vec![Part::Live, Part::Stream, Part::Blocked, Part::Ended, Part::Fence])
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let beats = prop::collection::vec((user(), sid(), word()), 1..4);
     // SQL says of each account one thing.
@@ -153,6 +169,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<bool>(), resend()).prop_map(|(right, resend)| Op::MoveFence { right, resend }),
         1 => any::<bool>().prop_map(|adopt| Op::Restart { adopt }),
         1 => prop::bool::weighted(0.8).prop_map(|rebuild| Op::Lose { rebuild }),
+        3 => (0..2u32, part(), prop::bool::weighted(0.7))
+            .prop_map(|(shard, part, rebuild)| Op::Evict { shard, part, rebuild }),
+        1 => resend().prop_map(Op::Mend),
+        1 => (user(), sid(), 8..=14u8).prop_map(|(user, sid, times)| Op::Waver(user, sid, times)),
         8 => (0..3usize, 1..=6u32, fate(), resend())
             .prop_map(|(consumer, most, fate, resend)| Op::Take { consumer, most, fate, resend }),
         2 => (0..3usize).prop_map(Op::Finish),

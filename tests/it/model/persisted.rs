@@ -29,6 +29,8 @@ pub struct Persisted {
     whole: Option<Vec<Transition>>,
     /// The latest instant in each user's history.
     latest: BTreeMap<UserId, i64>,
+    /// The newest entry that was committed, of whatever shard.
+    pub newest: Option<StreamId>,
     /// Accounts that were deleted once: nobody keeps a history of theirs.
     pub deleted: BTreeSet<UserId>,
 }
@@ -43,12 +45,17 @@ impl Persisted {
     }
 
     /// Hears of a new entry.
-    pub fn appended(&mut self, shard: u32, entry: &Entry) {
+    pub fn appended(&mut self, shard: u32, entry: &Entry) -> Result<(), String> {
         let transition = transition(entry);
+        let is_newer = self.recorded(transition.user).version < transition.id.version();
+        if !is_newer {
+            return Err(format!("SQL would leave out {transition:?}: it holds a newer one"));
+        }
         if let Some(whole) = &mut self.whole {
             whole.push(transition.clone());
         }
         self.entries.insert((shard, transition.id), transition);
+        Ok(())
     }
 
     pub fn lost(&mut self) {
@@ -73,6 +80,7 @@ impl Persisted {
         for transition in &work.transitions {
             let id = (shard, transition.id);
             let transition = &self.entries[&id];
+            self.newest = self.newest.max(Some(transition.id));
             let recorded = self.users.entry(transition.user).or_insert_with(nobody);
             for row in chain(recorded, [transition]) {
                 if !self.row_ids.insert(id) {
@@ -121,6 +129,6 @@ fn transition(entry: &Entry) -> Transition {
         to: entry.to,
         reason: entry.reason,
         at: Millis(entry.at),
-        last_seen: Some(Millis(entry.seen)),
+        last_seen: entry.seen.map(Millis),
     }
 }

@@ -10,6 +10,8 @@ use presenced::model::UserId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::whole::Part;
+
 /// A line for each thing that the keys hold; the first says what time it is.
 const LOOK: &str = r"
 local time = redis.call('TIME')
@@ -21,22 +23,36 @@ for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
   local expires = redis.call('PEXPIRETIME', key)
   if name == 'live' then
     local flat = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-    for i = 1, #flat, 2 do line('live', shard, flat[i], flat[i + 1]) end
+    for i = 1, #flat, 2 do
+      if flat[i] ~= '0' then line('live', shard, flat[i], flat[i + 1]) else line('mark', shard, name) end
+    end
   elseif kind == 'user' then
     line('user', shard, of, expires, unpack(redis.call('HGETALL', key)))
-  elseif kind == 'ended' then
-    line('ended', shard, of, expires)
+  elseif name == 'ended' then
+    local flat = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      if flat[i] ~= '0' then line('ended', shard, flat[i], flat[i + 1]) else line('mark', shard, name) end
+    end
+  elseif name == 'lent' then
+    for _, user in ipairs(redis.call('SMEMBERS', key)) do line('lent', shard, user) end
   elseif name == 'blocked' then
-    for _, user in ipairs(redis.call('SMEMBERS', key)) do line('blocked', shard, user) end
+    for _, user in ipairs(redis.call('SMEMBERS', key)) do
+      if user ~= '0' then line('blocked', shard, user) else line('mark', shard, name) end
+    end
   elseif name == 'fence' then
     line('fence', shard, redis.call('GET', key))
   elseif name == 'hold' then
     line('hold', shard, expires)
+  elseif name == 'heard' then
+    line('heard', shard)
+  elseif name == 'lost' then
+    line('lost', shard, redis.call('GET', key))
   elseif name == 'moves' then
     line('moves', shard, redis.call('GET', key))
   elseif name == 'epoch' then
     line('epoch', shard, string.match(redis.call('GET', key), '%d+$'))
   elseif name == 'transitions' then
+    line('mark', shard, name)
     for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
       line('entry', shard, entry[1], unpack(entry[2]))
     end
@@ -65,12 +81,18 @@ for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do
       local at, rest = string.match(flat[i + 1], '^(%d+)(.*)$')
-      if at then redis.call('HSET', key, flat[i], back(at) .. rest) end
+      if flat[i] == 'changes' then -- in microseconds
+        redis.call('HSET', key, 'changes', string.format('%d', tonumber(at) - d * 1000))
+      elseif at and at ~= '0' then -- 0: no heartbeat made this presence
+        redis.call('HSET', key, flat[i], back(at) .. rest)
+      end
     end
-  elseif kind == 'live' then
+  elseif kind == 'live' or kind == 'ended' then
     local flat = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-    for i = 1, #flat, 2 do redis.call('ZADD', key, back(flat[i + 1]), flat[i]) end
-  elseif kind == 'epoch' or kind == 'heard' or kind == 'ended' then
+    for i = 1, #flat, 2 do
+      if flat[i] ~= '0' then redis.call('ZADD', key, back(flat[i + 1]), flat[i]) end
+    end
+  elseif kind == 'epoch' or kind == 'heard' or kind == 'lost' then
     local aged = string.gsub(redis.call('GET', key), '%f[%w]%d+%f[%W]', function(word)
       return #word == 13 and back(word) or word
     end)
@@ -105,8 +127,13 @@ pub struct Look {
 pub struct ShardLook {
     pub live: BTreeMap<UserId, i64>,
     pub keys: BTreeMap<UserId, KeyLook>,
-    /// When each mark expires.
+    /// Until when each session, as `<user>:<sid>`, is remembered.
     pub ended: BTreeMap<String, i64>,
+    pub lent: BTreeSet<UserId>,
+    /// The keys that bear the mark of a whole one: the stream by being there.
+    pub marks: BTreeSet<Part>,
+    pub heard: bool,
+    pub lost: Option<i64>,
     pub blocked: BTreeSet<UserId>,
     pub fence: Option<String>,
     pub hold: Option<i64>,
@@ -123,6 +150,8 @@ pub struct KeyLook {
     pub expires: i64,
     pub status: String,
     pub since: i64,
+    /// When all changes of the status are given back, us.
+    pub changes: Option<i64>,
     /// Field, last heartbeat, and whether its word was away.
     pub sessions: BTreeMap<String, (i64, bool)>,
 }
@@ -179,6 +208,15 @@ impl Probe {
             "blocked" => {
                 shard.blocked.insert(user());
             }
+            "lent" => {
+                shard.lent.insert(user());
+            }
+            "mark" => {
+                let part = Part::MARKED.into_iter().find(|part| part.key() == words[0]);
+                shard.marks.insert(part.unwrap_or_else(|| panic!("no key with a mark: {words:?}")));
+            }
+            "heard" => shard.heard = true,
+            "lost" => shard.lost = Some(self.instant(words[0])),
             "fence" => shard.fence = Some(words[0].into()),
             "hold" => shard.hold = Some(self.instant(words[0])),
             "epoch" => shard.epoch = Some(self.instant(words[0])),
@@ -199,15 +237,19 @@ impl Probe {
             expires: expires + self.offset,
             status: String::new(),
             since: 0,
+            changes: None,
             sessions: BTreeMap::new(),
         };
         for pair in words[1..].chunks_exact(2) {
             match pair[0] {
                 "status" => key.status = pair[1].into(),
                 "since" => key.since = self.instant(pair[1]),
+                "changes" => key.changes = Some(pair[1].parse::<i64>().unwrap() + self.offset * 1_000),
                 field => {
                     let (at, word) = pair[1].split_once(' ').unwrap_or((pair[1], ""));
-                    key.sessions.insert(field.into(), (self.instant(at), word == "away"));
+                    // 0: no heartbeat made this presence.
+                    let seen = if at == "0" { 0 } else { self.instant(at) };
+                    key.sessions.insert(field.into(), (seen, word == "away"));
                 }
             }
         }
@@ -240,8 +282,20 @@ impl Probe {
     /// Loses everything, and waits until no id of the stream can come twice.
     pub async fn lose_everything(&mut self) {
         self.call(&["FLUSHDB"]).await;
-        let lost = self.look().await.now;
-        while self.look().await.now <= lost {}
+        self.next_ms().await;
+    }
+
+    /// Loses one key of a shard, and waits as [`Self::lose_everything`] does.
+    pub async fn lose(&mut self, shard: u32, part: Part) {
+        let key = format!("presence:{{{shard}}}:{}", part.key());
+        let gone = self.call(&["EVAL", "redis.call('DEL', KEYS[1]) return 'gone'", "1", &key]).await;
+        assert_eq!(gone, "gone");
+        self.next_ms().await;
+    }
+
+    async fn next_ms(&mut self) {
+        let now = self.look().await.now;
+        while self.look().await.now <= now {}
     }
 
     /// One command; a reply that is one string.

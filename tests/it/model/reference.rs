@@ -13,13 +13,19 @@ use presenced::model::{HeartbeatWord, Reason, UserId};
 
 use super::calls::Beat;
 use super::probe::RawEntry;
+use super::whole::Part;
 
 pub const TTL: i64 = 120_000;
 pub const ENDED_TTL: i64 = 900_000;
 /// How long a persister's turn is respected.
 pub const LEASE: i64 = 3_000;
-/// What an administrator lends stands beside the sessions.
+/// What an administrator lends is beside the sessions, as one that no heartbeat has made.
 pub const LENT: &str = "admin";
+/// How many sessions a presence key holds.
+pub const MAX_SESSIONS: u32 = 3;
+/// The time in which one change of a user's status by heartbeats is given back, and how many there are at once.
+const CHANGE_US: i64 = 6_000_000;
+const CHANGES: i64 = 10;
 
 /// When a call ran. Keys come and go by `keys`, the instant at which Redis began it; what it reckons with is `now`, which
 /// it asked for a moment later.
@@ -41,10 +47,14 @@ pub struct Life {
     /// What was last noted; a death may have changed it since.
     pub status: OnlineStatus,
     pub since: i64,
+    /// When all changes of the status by heartbeats are given back, us; `None` before the first.
+    pub changes: Option<i64>,
     /// By field: `s:<sid>`, or [`LENT`]. The dead stay until Redis has dropped them.
     pub sessions: BTreeMap<String, Session>,
     /// Redis deletes a key at once that is told to expire in this very millisecond, in which its user still counts.
     pub expired: bool,
+    /// Whether the deadline is in the live set: it is not where that was lost.
+    pub listed: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +73,8 @@ pub struct Entry {
     pub to: OnlineStatus,
     pub reason: Reason,
     pub at: i64,
-    pub seen: i64,
+    /// The last heartbeat; `None` where none is known of.
+    pub seen: Option<i64>,
     /// How Redis wrote it, once seen.
     pub raw: Option<RawEntry>,
 }
@@ -71,7 +82,15 @@ pub struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     pub live: BTreeMap<UserId, Life>,
-    /// Until when each session is refused.
+    /// Users whose presence an administrator lent.
+    pub lent: BTreeSet<UserId>,
+    /// The keys that bear the mark of a whole one.
+    pub marks: BTreeSet<Part>,
+    /// Whether an instant of heartbeats was noted.
+    pub heard: bool,
+    /// The last moment at which data that are lost are known to have served.
+    pub lost: Option<i64>,
+    /// Until when each session, as `<user>:<sid>`, is remembered; it is refused for as long as it is here.
     pub ended: BTreeMap<String, i64>,
     pub blocked: BTreeSet<UserId>,
     pub fence: Fence,
@@ -82,11 +101,65 @@ pub struct Shard {
     pub stream: Vec<Entry>,
     /// Who was given the first entries, and when.
     pub turns: Vec<(usize, i64)>,
+    /// How many changes of a status were refused because there were too many, and how many sessions forgotten for the same reason:
+    /// to know that it happens.
+    pub refused: u64,
+    pub forgotten: u64,
 }
 
 impl Life {
+    /// One that begins now, with no session yet.
+    pub fn begun(now: i64, status: OnlineStatus) -> Self {
+        let sessions = BTreeMap::new();
+        Self {
+            deadline: now + TTL,
+            status,
+            since: now,
+            changes: None,
+            sessions,
+            expired: false,
+            listed: true,
+        }
+    }
+
     fn alive(&self, now: i64) -> impl Iterator<Item = &Session> {
-        self.sessions.values().filter(move |session| session.seen + TTL >= now)
+        let lives = move |field: &str, one: &Session| match field {
+            LENT => self.deadline >= now,
+            _ => one.seen + TTL >= now,
+        };
+        self.sessions.iter().filter(move |(field, one)| lives(field, one)).map(|(_, one)| one)
+    }
+
+    pub fn is_lent(&self) -> bool {
+        self.sessions.contains_key(LENT)
+    }
+
+    /// Forgets the sessions heard longest ago until there is room for one more; how many.
+    fn make_room(&mut self, now: i64) -> u64 {
+        let mut alive: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, one)| one.seen + TTL >= now)
+            .map(|(field, one)| (one.seen, field.clone()))
+            .collect();
+        alive.sort_unstable();
+        let forgotten = (alive.len() + 1).saturating_sub(MAX_SESSIONS as usize);
+        for (_, field) in &alive[..forgotten] {
+            self.sessions.remove(field);
+        }
+        forgotten as u64
+    }
+
+    /// Whether heartbeats may change the status once more; counts it if so.
+    fn may_change(&mut self, now: i64) -> bool {
+        let now_us = now * 1_000;
+        let full = self.changes.filter(|full| *full <= now_us + CHANGES * CHANGE_US).unwrap_or(now_us);
+        let after = full.max(now_us) + CHANGE_US;
+        let may = after <= now_us + CHANGES * CHANGE_US;
+        if may {
+            self.changes = Some(after);
+        }
+        may
     }
 
     /// What the living sessions come to.
@@ -96,27 +169,45 @@ impl Life {
     }
 
     pub fn last_heard(&self, now: i64) -> Option<i64> {
-        self.alive(now).map(|session| session.seen).max()
+        self.alive(now).map(|session| session.seen).max().filter(|seen| *seen > 0)
     }
 
     /// Since when nobody alive says online, though somebody did who died meanwhile.
     fn away_since(&self, now: i64) -> Option<i64> {
         let dead = self.sessions.values().filter(|one| one.seen + TTL < now && one.said == Online);
+        // What was lent stands alone, and lives until the deadline.
+        let dead = dead.filter(|_| !self.is_lent());
         dead.map(|one| one.seen + TTL).max().filter(|_| self.truth(now) == Some(Away))
     }
 }
 
 impl Shard {
     pub fn fenced(&self) -> bool {
-        matches!(self.fence, Fence::Stands(_))
+        matches!(self.fence, Fence::Stands(_)) && self.is_whole()
+    }
+
+    /// A user's deadline, where it is in the live set.
+    pub fn deadline(&self, user: UserId) -> Option<i64> {
+        self.live.get(&user).filter(|life| life.listed).map(|life| life.deadline)
+    }
+
+    /// All deadlines of the live set.
+    pub fn deadlines(&self) -> impl Iterator<Item = (i64, UserId)> {
+        let listed = self.live.iter().filter(|(_, life)| life.listed);
+        listed.map(|(user, life)| (life.deadline, *user))
+    }
+
+    /// The last heartbeat that follows from a deadline.
+    fn seen_by(&self, user: UserId, deadline: i64) -> Option<i64> {
+        (!self.lent.contains(&user)).then_some(deadline - TTL)
     }
 
     pub fn on_hold(&self, when: When) -> bool {
         self.hold_until.is_some_and(|until| until >= when.keys)
     }
 
-    fn has_ended(&self, sid: &str, when: When) -> bool {
-        self.ended.get(sid).is_some_and(|until| *until >= when.keys)
+    pub fn has_ended(&self, user: UserId, sid: &str) -> bool {
+        self.ended.contains_key(&format!("{user}:{sid}"))
     }
 
     /// The user's life, unless its key has expired.
@@ -124,14 +215,20 @@ impl Shard {
         self.live.get(&user).filter(|life| life.deadline >= when.keys && !life.expired)
     }
 
-    fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: i64) {
+    pub fn append(&mut self, user: UserId, to: OnlineStatus, reason: Reason, at: i64, seen: Option<i64>) {
+        // A stream that was lost is missed until the fence is raised.
+        if !self.marks.contains(&Part::Stream) {
+            return;
+        }
         self.stream.push(Entry { user, to, reason, at, seen, raw: None });
     }
 
-    /// Ends the user's life, at the deadline if that has passed. Whether there was one.
-    fn end(&mut self, user: UserId, reason: Reason, when: When) -> bool {
-        let Some(life) = self.live.remove(&user) else { return false };
-        let seen = life.deadline - TTL;
+    /// Ends the user's life, at the deadline if that has passed. Whether there was one in the live set.
+    pub fn end(&mut self, user: UserId, reason: Reason, when: When) -> bool {
+        let life = self.live.remove(&user);
+        let seen = life.as_ref().and_then(|life| self.seen_by(user, life.deadline));
+        self.lent.remove(&user);
+        let Some(life) = life.filter(|life| life.listed) else { return false };
         if life.deadline < when.now {
             self.append(user, Offline, Reason::Expired, life.deadline, seen);
         } else {
@@ -150,7 +247,8 @@ impl Shard {
         let died = died.filter(|_| status == Away);
         life.status = status;
         life.since = died.unwrap_or(when.now);
-        let (at, seen) = (life.since, life.deadline - TTL);
+        let (at, deadline) = (life.since, life.deadline);
+        let seen = self.seen_by(user, deadline);
         self.append(user, status, if died.is_some() { Reason::Expired } else { reason }, at, seen);
     }
 
@@ -174,14 +272,13 @@ impl Shard {
         let life = self.life(user, when).cloned();
         let known = life.as_ref().is_some_and(|life| life.sessions.contains_key(&field));
         let mut refusals = Vec::new();
-        if life.is_none() {
-            if !self.fenced() {
-                refusals.push(HeartbeatOutcome::Unfenced);
-            } else if self.blocked.contains(&user) {
-                refusals.push(HeartbeatOutcome::Blocked);
-            }
+        if !known && !self.fenced() {
+            return vec![HeartbeatOutcome::Unfenced];
         }
-        if !known && self.has_ended(&beat.sid, when) {
+        if life.is_none() && self.blocked.contains(&user) {
+            refusals.push(HeartbeatOutcome::Blocked);
+        }
+        if !known && self.has_ended(user, &beat.sid) {
             refusals.push(HeartbeatOutcome::SessionEnded);
         }
         if !refusals.is_empty() {
@@ -200,17 +297,36 @@ impl Shard {
             },
         };
         if life.is_none() {
-            if self.live.get(&user).is_some_and(|old| old.deadline < now) && !self.on_hold(when) {
+            if self.deadline(user).is_some_and(|deadline| deadline < now) && !self.on_hold(when) {
                 self.end(user, Reason::Expired, when);
             }
-            let sessions = BTreeMap::new();
-            let born = Life { deadline: 0, status: Offline, since: now, sessions, expired: false };
-            self.live.insert(user, born);
+            self.live.insert(user, Life::begun(now, Offline));
         }
-        let life = self.live.get_mut(&user).expect("a life");
-        life.sessions.remove(LENT);
-        life.sessions.insert(field, Session { seen: now, said });
-        life.deadline = now + TTL;
+        self.lent.remove(&user);
+        let present = self.live.get_mut(&user).expect("a life");
+        let was_lent = present.sessions.remove(LENT).is_some();
+        // Where the others have to be looked at, the dead are dropped.
+        if !known || said == Away && present.status == Online {
+            present.sessions.retain(|other, one| *other == field || one.seen + TTL >= now);
+        }
+        if !known {
+            self.forgotten += present.make_room(now);
+        }
+        present.sessions.insert(field.clone(), Session { seen: now, said });
+        (present.deadline, present.listed) = (now + TTL, true);
+        let comes_to = present.truth(now).expect("a session alive");
+        let by_death = comes_to == Away && died.is_some();
+        if life.is_some()
+            && comes_to != present.status
+            && !by_death
+            && beat.word != HeartbeatWord::Login
+            && !was_lent
+            && !present.may_change(now)
+        {
+            // The heartbeat counts, and the status stays.
+            present.sessions.insert(field, Session { seen: now, said: present.status });
+            self.refused += 1;
+        }
         let reason = if beat.word == HeartbeatWord::Login { Reason::Login } else { Reason::Heartbeat };
         self.note(user, died, reason, when);
         vec![HeartbeatOutcome::Present(self.live[&user].status)]
@@ -220,8 +336,18 @@ impl Shard {
     pub fn leave(&mut self, user: UserId, sid: &str, expires_at: Option<i64>, when: When) {
         let until = (when.now + ENDED_TTL).max(expires_at.unwrap_or(0));
         // A token that was known to live longer still does, whoever ends the session again.
-        let mark = self.ended.entry(sid.into()).or_default();
+        // No token is refused for more than a year.
+        let mark = self.ended.entry(format!("{user}:{sid}")).or_default();
         *mark = until.max(*mark);
+        self.leave_presence(user, sid, when);
+        // Two that are over are forgotten, the oldest first.
+        let mut over: Vec<_> = self.ended.iter().filter(|(_, until)| **until <= when.now).collect();
+        over.sort_unstable_by_key(|(session, until)| (**until, session.as_bytes()));
+        let over: Vec<String> = over.into_iter().take(2).map(|(session, _)| session.clone()).collect();
+        self.ended.retain(|session, _| !over.contains(session));
+    }
+
+    fn leave_presence(&mut self, user: UserId, sid: &str, when: When) {
         let field = format!("s:{sid}");
         if self.life(user, when).is_none_or(|life| !life.sessions.contains_key(&field)) {
             return;
@@ -235,7 +361,7 @@ impl Shard {
                 self.end(user, Reason::Logout, when);
             }
             Some(heard) => {
-                life.deadline = life.deadline.min(heard + TTL);
+                (life.deadline, life.listed) = (life.deadline.min(heard + TTL), true);
                 self.note(user, died, Reason::Logout, when);
             }
         }
@@ -247,7 +373,7 @@ impl Shard {
             self.end(user, Reason::Admin, when);
             return None;
         }
-        if self.life(user, when).is_some_and(|life| life.deadline >= when.now) {
+        if self.life(user, when).is_some_and(|life| life.deadline >= when.now && life.listed) {
             let life = self.live.get_mut(&user).expect("a life");
             // No proof of life: the deadline stays.
             for session in life.sessions.values_mut() {
@@ -255,7 +381,8 @@ impl Shard {
             }
             if life.status != to {
                 (life.status, life.since) = (to, when.now);
-                let seen = life.deadline - TTL;
+                let deadline = life.deadline;
+                let seen = self.seen_by(user, deadline);
                 self.append(user, to, Reason::Admin, when.now, seen);
             }
             return None;
@@ -267,52 +394,13 @@ impl Shard {
             return Some(HeartbeatOutcome::Blocked);
         }
         self.end(user, Reason::Expired, when);
-        let lent = BTreeMap::from([(LENT.to_owned(), Session { seen: when.now, said: to })]);
-        let life =
-            Life { deadline: when.now + TTL, status: to, since: when.now, sessions: lent, expired: false };
+        let mut life = Life::begun(when.now, to);
+        life.sessions.insert(LENT.to_owned(), Session { seen: 0, said: to });
         self.live.insert(user, life);
-        self.append(user, to, Reason::Admin, when.now, when.now);
+        self.lent.insert(user);
+        // It is no sighting.
+        self.append(user, to, Reason::Admin, when.now, None);
         None
-    }
-
-    /// Claims what has passed; how many.
-    pub fn claim(&mut self, users: &[UserId], when: When) -> u64 {
-        if !self.fenced() || self.on_hold(when) {
-            return 0;
-        }
-        let mut claimed = 0;
-        for user in users {
-            if self.live.get(user).is_some_and(|life| life.deadline < when.now) {
-                self.end(*user, Reason::Expired, when);
-                claimed += 1;
-            }
-        }
-        claimed
-    }
-
-    /// SQL says that the account may not be present; whether that took somebody offline.
-    pub fn block(&mut self, user: UserId, when: When) -> bool {
-        self.blocked.insert(user);
-        self.end(user, Reason::Blocked, when)
-    }
-
-    /// There is no such account any more, and nobody to record anything for.
-    pub fn forget(&mut self, user: UserId) -> bool {
-        self.blocked.insert(user);
-        self.live.remove(&user).is_some()
-    }
-
-    /// Declares offline whom the live set does not know; `None` where it has not been heard for a TTL.
-    pub fn reconcile(&mut self, users: &[(UserId, Option<i64>)], when: When) -> Option<u64> {
-        if self.epoch.is_none_or(|since| when.now <= since + TTL) {
-            return None;
-        }
-        let missing: Vec<_> = users.iter().filter(|(user, _)| !self.live.contains_key(user)).collect();
-        for (user, seen) in &missing {
-            let at = seen.map_or(when.now, |seen| when.now.min(seen + TTL));
-            self.append(*user, Offline, Reason::Expired, at, seen.unwrap_or(at));
-        }
-        Some(missing.len() as u64)
     }
 
     /// SQL has taken these entries.

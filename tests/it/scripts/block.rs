@@ -1,8 +1,6 @@
-//! `lua/block.lua`, `lua/fence.lua` and `lua/raise.lua`
+//! `lua/block.lua`, `lua/fence.lua`, and who may raise a fence (`lua/raise.lua`)
 
-use std::time::Duration;
-
-use presenced::live::{HeartbeatOutcome, Verdict};
+use presenced::live::{HeartbeatOutcome, Loss, Verdict};
 use presenced::model::HeartbeatWord::Online;
 
 use super::{Bench, TTL_MS};
@@ -50,11 +48,11 @@ async fn a_fence_is_raised_only_on_the_data_that_it_was_built_on() {
     );
     bench.redis.cli(&["FLUSHALL"]);
     assert!(!bench.live.renew_fence(&[0], "one").await.unwrap());
-    assert!(!bench.live.raise_fence(0, "5", "one", Duration::ZERO).await.unwrap());
+    assert!(!bench.live.raise_fence(0, "5", "one", &Loss::default()).await.unwrap());
     assert_eq!(bench.live.fence(0).await.unwrap().cursor, None);
     assert!(bench.live.begin_fence(0, "three").await.unwrap());
     for _ in 0..2 {
-        assert!(bench.live.raise_fence(0, "5", "three", Duration::ZERO).await.unwrap());
+        assert!(bench.live.raise_fence(0, "5", "three", &Loss::default()).await.unwrap());
     }
     bench.live.end_fence("another's").await.unwrap();
     assert!(bench.live.fence_is_being_built(0).await.unwrap());

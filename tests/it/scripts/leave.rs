@@ -1,13 +1,12 @@
 //! `lua/leave.lua`
 
-use presenced::model::HeartbeatWord::{Away, Online};
-use presenced::model::{Millis, SessionId};
+use presenced::live::HeartbeatOutcome;
+use presenced::model::HeartbeatWord::{Away, Online, Touch};
+use presenced::model::{Millis, OnlineStatus};
 
-use super::{Bench, TTL_MS};
+use super::{Bench, ENDED, ENDED_TTL_MS, TTL_MS, now_ms, session as sid};
 
-fn sid(name: &str) -> SessionId {
-    SessionId::parse(name).unwrap()
-}
+const YEAR_MS: i64 = 31_536_000_000;
 
 #[tokio::test]
 async fn the_last_session_takes_the_user_along_once() {
@@ -19,8 +18,11 @@ async fn the_last_session_takes_the_user_along_once() {
     assert_eq!(bench.deadline(7), None);
     assert_eq!(bench.transitions(), ["7 online heartbeat", "7 offline logout"]);
     assert_eq!(bench.entries()[1][4], seen.0.to_string(), "a logout is no sign of life");
-    let mark = bench.redis.cli(&["TTL", "presence:{0}:ended:phone"]).parse::<i64>().unwrap();
-    assert!((890..=900).contains(&mark), "the mark stands as long as an access token lives: {mark}");
+    let left = bench.refused_until(7, "phone").unwrap() - now_ms();
+    assert!(
+        (ENDED_TTL_MS - 10_000..=ENDED_TTL_MS).contains(&left),
+        "it is refused as long as an access token lives: {left} ms"
+    );
 }
 
 #[tokio::test]
@@ -61,40 +63,73 @@ async fn a_dead_session_keeps_nobody() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_not_there_is_marked_and_changes_nothing() {
+async fn a_session_that_was_not_there_is_refused_from_now_on_and_changes_nothing() {
     let bench = Bench::start().await;
     bench.beat(7, "phone", Online).await;
     bench.live.leave(7, &sid("tablet"), Millis(0)).await.unwrap();
     bench.live.leave(9, &sid("none"), Millis(0)).await.unwrap();
     assert!(bench.deadline(7).is_some());
     assert_eq!(bench.transitions(), ["7 online heartbeat"]);
-    assert_eq!(bench.redis.cli(&["EXISTS", "presence:{0}:ended:tablet", "presence:{0}:ended:none"]), "2");
+    assert!(bench.refused_until(7, "tablet").is_some() && bench.refused_until(9, "none").is_some());
+    assert_eq!(bench.beat(7, "tablet", Touch).await, HeartbeatOutcome::SessionEnded);
 }
 
 #[tokio::test]
-async fn the_mark_stands_as_long_as_a_known_token() {
+async fn an_ended_session_is_refused_as_long_as_a_known_token_lives_but_for_no_more_than_a_year() {
     let bench = Bench::start().await;
-    let now = chrono::Utc::now().timestamp_millis();
-    for (session, expires_at, least, most) in [
-        ("phone", now + 7_200_000, 7_190, 7_200),
-        ("laptop", now + 1_000, 890, 900),
-        ("tablet", i64::MAX, 31_535_000, 31_536_000),
+    let now = now_ms();
+    for (session, expires_at, least) in [
+        ("phone", now + 7_200_000, now + 7_200_000),
+        ("laptop", now + 1_000, now + ENDED_TTL_MS),
+        ("tablet", i64::MAX, now + YEAR_MS),
     ] {
         bench.live.leave(7, &sid(session), Millis(expires_at)).await.unwrap();
-        let mark = format!("presence:{{0}}:ended:{session}");
-        let mark = bench.redis.cli(&["TTL", &mark]).parse::<i64>().unwrap();
-        assert!((least..=most).contains(&mark), "{expires_at}: {mark}");
+        let until = bench.refused_until(7, session).unwrap();
+        assert!((least..=least + 10_000).contains(&until), "{session}: {until}, not {least}");
     }
 }
 
 #[tokio::test]
 async fn a_session_ended_again_is_refused_no_less_long() {
     let bench = Bench::start().await;
-    let expires_at = chrono::Utc::now().timestamp_millis() + 7_200_000;
+    let expires_at = now_ms() + 7_200_000;
     bench.live.leave(7, &sid("phone"), Millis(expires_at)).await.unwrap();
     // What a rebuild of the fence does: it knows of no token.
     bench.live.end_again(&[(7, sid("phone"))]).await.unwrap();
-    assert_eq!(bench.redis.cli(&["PEXPIRETIME", "presence:{0}:ended:phone"]), expires_at.to_string());
+    assert_eq!(bench.refused_until(7, "phone"), Some(expires_at));
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_is_not_that_of_another_users_session_of_the_same_name() {
+    let bench = Bench::start().await;
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
+    assert_eq!(bench.beat(8, "phone", Online).await, HeartbeatOutcome::Present(OnlineStatus::Online));
+    assert_eq!(bench.beat(7, "phone", Online).await, HeartbeatOutcome::SessionEnded);
+    // A name may look like user and name of another.
+    bench.live.leave(1, &sid("2:phone"), Millis(0)).await.unwrap();
+    assert_eq!(bench.beat(12, "phone", Online).await, HeartbeatOutcome::Present(OnlineStatus::Online));
+    assert_eq!(bench.beat(2, "phone", Online).await, HeartbeatOutcome::Present(OnlineStatus::Online));
+    assert_eq!(bench.beat(1, "2:phone", Online).await, HeartbeatOutcome::SessionEnded);
+    assert_eq!(bench.transitions(), [8, 12, 2].map(|user| format!("{user} online heartbeat")));
+}
+
+#[tokio::test]
+async fn ended_sessions_whose_tokens_have_expired_are_forgotten_two_for_each_that_ends() {
+    let bench = Bench::start().await;
+    for (number, member) in ["7:a", "7:b", "8:a", "8:b", "8:c"].iter().enumerate() {
+        bench.redis.cli(&["ZADD", ENDED, &(1_000 + number).to_string(), member]);
+    }
+    let members =
+        || bench.redis.cli(&["ZRANGE", ENDED, "0", "-1"]).lines().map(str::to_owned).collect::<Vec<_>>();
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
+    assert_eq!(members(), ["0", "8:a", "8:b", "8:c", "7:phone"], "0 is the mark of a whole set");
+    // Ended again is one call more.
+    bench.live.leave(7, &sid("phone"), Millis(0)).await.unwrap();
+    assert_eq!(members(), ["0", "8:c", "7:phone"]);
+    for _ in 0..2 {
+        bench.live.end_again(&[(7, sid("phone")), (9, sid("phone"))]).await.unwrap();
+    }
+    assert_eq!(members(), ["0", "7:phone", "9:phone"], "and none whose token may live is forgotten");
 }
 
 #[tokio::test]
@@ -140,8 +175,7 @@ async fn hundreds_of_sessions_end_in_a_few_calls() {
     bench.live.end_again(&sessions).await.unwrap();
     assert_eq!([1, 2, 3].map(|user| bench.exists(user)), [false, true, false]);
     assert_eq!(bench.transitions()[3..], ["1 offline logout", "3 offline logout"]);
-    let marks = bench.redis.cli(&["--raw", "KEYS", "presence:{0}:ended:*"]);
-    assert_eq!(marks.lines().count(), 700);
+    assert_eq!(bench.redis.cli(&["ZCOUNT", ENDED, "(0", "+inf"]), "700");
     let calls = bench.redis.cli(&["INFO", "commandstats"]);
     let calls = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
     assert!(calls.starts_with("3,") || calls.starts_with("4,"), "{calls}");

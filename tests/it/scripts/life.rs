@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use presenced::live::{HeartbeatOutcome, StatusOutcome};
+use presenced::live::{HeartbeatOutcome, Loss, StatusOutcome};
 use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::OnlineStatus;
 
-use super::{Bench, TTL_MS};
+use super::{Bench, FENCE, STREAM, TTL_MS};
 
 /// Lets the fence look as if it had come with the data of another life.
-fn begin_another_life(bench: &Bench) {
-    let fence = bench.redis.cli(&["GET", "presence:{0}:fence"]);
+pub fn begin_another_life(bench: &Bench) {
+    let fence = bench.redis.cli(&["GET", FENCE]);
     let (_, cursor) = fence.split_once(' ').unwrap();
-    bench.redis.cli(&["SET", "presence:{0}:fence", &format!("0123456789abcdef {cursor}")]);
+    bench.redis.cli(&["SET", FENCE, &format!("0123456789abcdef {cursor}")]);
 }
 
 #[tokio::test]
@@ -51,8 +51,7 @@ async fn in_another_life_nobody_becomes_present_and_nothing_is_claimed_but_the_p
 #[tokio::test]
 async fn on_hold_nothing_is_claimed_and_who_comes_back_was_never_gone() {
     let bench = Bench::unfenced().await;
-    assert!(bench.live.begin_fence(0, "bench").await.unwrap());
-    assert!(bench.live.raise_fence(0, "0", "bench", Duration::from_mins(2)).await.unwrap());
+    bench.raise_fence_after(&Loss { hold: Duration::from_mins(2), ..Loss::default() }).await;
     for user in [7, 8] {
         bench.beat(user, "phone", Online).await;
         bench.age(user, TTL_MS + 1_000);
@@ -81,7 +80,7 @@ async fn data_are_whole_where_redis_still_knows_of_the_latest_heartbeats() {
     let former = async || bench.live.fence(0).await.unwrap().former.unwrap();
     assert!(!former().await.is_whole, "who has seen nothing can vouch for nothing");
 
-    bench.redis.cli(&["DEL", "presence:{0}:fence"]);
+    bench.redis.cli(&["DEL", FENCE]);
     bench.raise_fence().await;
     let (now, _) = bench.beat_at(7, "phone", Online).await;
     let heard: i64 = bench.redis.cli(&["GET", "presence:{0}:heard"]).parse().unwrap();
@@ -93,7 +92,8 @@ async fn data_are_whole_where_redis_still_knows_of_the_latest_heartbeats() {
 
     // The data are those of a second before: the stream's newest entry too.
     bench.redis.cli(&["SET", "presence:{0}:heard", &(heard - 1_000).to_string()]);
-    bench.redis.cli(&["DEL", "presence:{0}:transitions"]);
+    bench.redis.cli(&["DEL", STREAM]);
+    bench.redis.cli(&["XGROUP", "CREATE", STREAM, "persist", "0", "MKSTREAM"]);
     assert!(!former().await.is_whole);
     assert!(bench.live.knows_of_later_data(0, &bench.live.fence(0).await.unwrap()));
     // Heartbeats under a fence that does not stand say nothing about what was there.

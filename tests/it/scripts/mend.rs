@@ -4,9 +4,7 @@ use presenced::live::{Mend, Mended, Verdict};
 use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::{OnlineStatus, UserId};
 
-use super::{Bench, TTL_MS};
-
-const LIVE: &str = "presence:{0}:live";
+use super::{Bench, LIVE, TTL_MS};
 
 async fn mend(bench: &Bench, user: UserId) -> Mended {
     mend_as(bench, user, OnlineStatus::Online, false).await

@@ -3,27 +3,45 @@
 mod arrive;
 mod audit;
 mod block;
+mod changes;
+mod check;
 mod claim;
+mod clock;
+mod clock_back;
 mod heartbeat;
+mod hold;
+mod ids;
 mod leave;
+mod lent;
 mod life;
 mod limit;
 mod measure;
 mod mend;
+mod raise;
 mod reads;
 mod reconcile;
 mod set_status;
 mod take;
+mod unsettled;
+mod whole;
 
 use std::time::Duration;
 
-use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Options, Verdict};
+use presenced::live::{Heartbeat, HeartbeatOutcome, LiveSet, Loss, Options, Verdict};
 use presenced::model::{HeartbeatWord, Millis, OnlineStatus, SessionId, SessionKey, UserId};
 
 use crate::support::redis::RedisServer;
 
 /// The TTL of these tests: long, because what is to be old is aged by hand.
 pub const TTL_MS: i64 = 120_000;
+/// How long an ended session is refused where no token of it is known to live longer.
+pub const ENDED_TTL_MS: i64 = 900_000;
+
+pub const LIVE: &str = "presence:{0}:live";
+pub const STREAM: &str = "presence:{0}:transitions";
+pub const BLOCKED: &str = "presence:{0}:blocked";
+pub const ENDED: &str = "presence:{0}:ended";
+pub const FENCE: &str = "presence:{0}:fence";
 
 /// A Redis of its own with a live set that has a fence.
 pub struct Bench {
@@ -46,8 +64,13 @@ impl Bench {
     }
 
     pub async fn raise_fence(&self) {
+        self.raise_fence_after(&Loss::default()).await;
+    }
+
+    /// Raises the fence of a shard that has lost data.
+    pub async fn raise_fence_after(&self, loss: &Loss) {
         assert!(self.live.begin_fence(0, "bench").await.unwrap());
-        assert!(self.live.raise_fence(0, "0", "bench", Duration::ZERO).await.unwrap());
+        assert!(self.live.raise_fence(0, "0", "bench", loss).await.unwrap());
         self.live.end_fence("bench").await.unwrap();
     }
 
@@ -81,13 +104,17 @@ impl Bench {
         renewed.into_iter().map(settle).collect()
     }
 
-    /// Lets `ms` pass for one user: every instant of him in Redis moves back by it.
+    /// Lets `ms` pass for one user: all instants of the user in Redis move back by it, or ahead where it is negative.
     pub fn age(&self, user: UserId, ms: i64) {
         const AGE: &str = "local key, live, user, ms = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
             local flat = redis.call('HGETALL', key)
             for i = 1, #flat, 2 do
               local at, rest = string.match(flat[i + 1], '^(%d+)(.*)$')
-              if at then redis.call('HSET', key, flat[i], string.format('%d', tonumber(at) - ms) .. rest) end
+              local unit = flat[i] == 'changes' and 1000 or 1
+              -- 0 is the last heartbeat of a presence that was lent.
+              if at and at ~= '0' then
+                redis.call('HSET', key, flat[i], string.format('%d', tonumber(at) - ms * unit) .. rest)
+              end
             end
             redis.call('ZINCRBY', live, -ms, user)
             local deadline = redis.call('PEXPIRETIME', key)
@@ -114,18 +141,42 @@ impl Bench {
 
     /// What the stream holds: user, to, reason, at, seen.
     pub fn entries(&self) -> Vec<[String; 5]> {
-        let lines = self.redis.cli(&["XRANGE", "presence:{0}:transitions", "-", "+"]);
-        let lines: Vec<&str> = lines.lines().collect();
-        lines
-            .chunks_exact(11)
-            .map(|entry| {
-                assert_eq!(
-                    [entry[1], entry[3], entry[5], entry[7], entry[9]],
-                    ["user", "to", "reason", "at", "seen"]
-                );
-                [entry[2], entry[4], entry[6], entry[8], entry[10]].map(ToString::to_string)
-            })
-            .collect()
+        const LINES: &str = "local lines = {}
+            for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+              lines[#lines + 1] = table.concat(entry[2], '|') .. '|'
+            end
+            return lines";
+        let lines = self.redis.cli(&["EVAL", LINES, "1", STREAM]);
+        let entry = |line: &str| {
+            let words: Vec<&str> = line.split('|').collect();
+            let [user, id, to, status, reason, why, at, at_ms, seen, seen_ms, _] = words[..] else {
+                panic!("no transition: {line}");
+            };
+            assert_eq!([user, to, reason, at, seen], ["user", "to", "reason", "at", "seen"]);
+            [id, status, why, at_ms, seen_ms].map(ToString::to_string)
+        };
+        lines.lines().filter(|line| !line.is_empty()).map(entry).collect()
+    }
+
+    /// All that Redis holds, to show that something changes nothing.
+    pub fn everything(&self) -> String {
+        const DUMP: &str = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+                all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) .. redis.call('PEXPIRETIME', key) end \
+                table.sort(all) return all";
+        self.redis.cli(&["EVAL", DUMP, "0"])
+    }
+
+    /// Makes Redis look as if it had been heard for so long already.
+    pub fn age_epoch(&self, ms: i64) {
+        let value = self.redis.cli(&["GET", "presence:{0}:epoch"]);
+        let (life, since) = value.split_once(' ').unwrap();
+        let aged = format!("{life} {}", since.parse::<i64>().unwrap() - ms);
+        self.redis.cli(&["SET", "presence:{0}:epoch", &aged]);
+    }
+
+    /// Until when a session is refused, ms; `None` where it has not ended.
+    pub fn refused_until(&self, user: UserId, sid: &str) -> Option<i64> {
+        self.redis.cli(&["ZSCORE", ENDED, &format!("{user}:{sid}")]).parse().ok()
     }
 
     pub fn field(&self, user: UserId, field: &str) -> String {
@@ -150,15 +201,29 @@ impl Bench {
 }
 
 pub fn live_set(redis: &RedisServer, instance: &str, shards: u32) -> LiveSet {
-    LiveSet::open(Options {
+    LiveSet::open(options(redis, instance, shards)).unwrap()
+}
+
+pub fn options(redis: &RedisServer, instance: &str, shards: u32) -> Options {
+    Options {
         url: redis.url(),
         ttl: Duration::from_millis(TTL_MS.unsigned_abs()),
+        prefix: "presence".into(),
         shards,
-        ended_ttl: Duration::from_mins(15),
+        max_sessions: 50,
+        ended_ttl: Duration::from_millis(ENDED_TTL_MS.unsigned_abs()),
         instance: instance.into(),
         command_timeout: Duration::from_millis(1_500),
-    })
-    .unwrap()
+    }
+}
+
+pub fn session(sid: &str) -> SessionId {
+    SessionId::parse(sid).expect("a session with a name")
+}
+
+/// The clock of this machine, which is that of its servers, ms.
+pub fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
 }
 
 /// `""` for a token without `sid`.

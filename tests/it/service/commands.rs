@@ -64,9 +64,18 @@ fn a_bad_setting_ends_the_start_at_once_and_names_itself() {
         ("PRESENCE_LAST_SEEN_FLUSH", "1ms", "0 to turn it off"),
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x", "postgres://"),
         ("REDIS_URL", "http://:hunter2@localhost", "redis://"),
-        ("PRESENCE_ADMIN_PASSWORD", "", "must not be empty"),
+        ("PRESENCE_ADMIN_PASSWORD", "hunter2", "must be 8 to 128 characters long"),
+        ("PRESENCE_ADMIN_PASSWORD", "12345678", "must not be a number alone"),
+        ("PRESENCE_ADMIN_PASSWORD", "Password1", "is one that many people use"),
+        ("PRESENCE_ADMIN_PASSWORD_FILE", "/nowhere", "cannot be read"),
         ("PRESENCE_RATE_LIMITS", "login:account=many", "such as 60/1m"),
         ("PRESENCE_RATE_LIMITS", "login=1/1m", "the limits are login:address"),
+        ("PRESENCE_METRICS_LISTEN", "nowhere", "such as 127.0.0.1:8000"),
+        ("PRESENCE_MAX_CONNECTIONS_PER_ADDRESS", "0", "1..=1000000"),
+        ("PRESENCE_MAX_REQUESTS_PER_USER", "none", "invalid digit"),
+        ("PRESENCE_MAX_SESSIONS", "0", "1..=1000"),
+        ("PRESENCE_MAX_SESSIONS", "1001", "1..=1000"),
+        ("PRESENCE_SESSION_MAX_AGE", "0", "from 1s to 3650d, such as 90s, 15m or 1h, or off"),
     ] {
         let output = presenced(folder.path(), &[("PRESENCE_LISTEN", "127.0.0.1:0"), (name, value)], &[]);
         let said = text(&output.stderr);
@@ -102,13 +111,60 @@ fn help_names_every_variable_and_shows_no_secret() {
         "PRESENCE_LAST_SEEN_FLUSH",
         "PRESENCE_REFRESH_GRACE",
         "PRESENCE_TRUSTED_SECRETS",
+        "PRESENCE_TOKEN_LEEWAY",
         "PRESENCE_SHUTDOWN_TIMEOUT",
         "PRESENCE_THREADS",
         "PRESENCE_RATE_LIMITS",
+        "PRESENCE_METRICS_LISTEN",
+        "PRESENCE_MAX_CONNECTIONS_PER_ADDRESS",
+        "PRESENCE_MAX_REQUESTS_PER_USER",
+        "PRESENCE_MAX_SESSIONS",
+        "PRESENCE_SESSION_MAX_AGE",
     ] {
         assert!(said.contains(name), "{name}");
     }
     assert!(!said.contains("hunter2") && !said.contains("PRESENCE_PANIC_IN"), "{said}");
+}
+
+/// Of a database from before the keys; the doctor says the same.
+#[tokio::test]
+async fn accounts_that_share_a_login_name_are_named_by_the_migration() {
+    let folder = tether::folder("clash");
+    let old = tether::folder("migrations");
+    for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
+        std::fs::copy(format!("migrations/sqlite/{name}"), old.path().join(name)).unwrap();
+    }
+    let path = folder.path().join("presence.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut database = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::migrate::Migrator::new(old.path())
+        .await
+        .unwrap()
+        .run_direct(None, &mut database, false)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO users (username, email, password_hash) VALUES ('someone', 'kim@outlook.com', 'x'), \
+         ('\u{212a}im@outlook.com', 'stranger@example.com', 'x'), ('Ärger', 'anger@example.com', 'x')",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    database.close().await.unwrap();
+    let migrated = presenced(folder.path(), &[], &["migrate"]);
+    let said = text(&migrated.stdout);
+    for line in [
+        "applied: 0006 login names",
+        "login names completed: 2 accounts",
+        "clash: account 2 has the username '\u{212a}im@outlook.com', which is the same login name as the e-mail address \
+         'kim@outlook.com' of account 1: a login by it means account 1",
+    ] {
+        assert!(migrated.status.success() && said.contains(line), "{line} in {migrated:?}");
+    }
+    let again = text(&presenced(folder.path(), &[], &["migrate"]).stdout);
+    assert!(
+        again.contains("up to date") && again.contains("clash: account 2") && !again.contains("completed")
+    );
 }
 
 #[test]
@@ -116,10 +172,16 @@ fn an_address_in_use_is_said_before_anything_starts() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let folder = tether::folder("taken");
-    let output = presenced(folder.path(), &[("PRESENCE_LISTEN", &address)], &["serve"]);
-    assert!(!output.status.success());
-    assert!(text(&output.stderr).contains("PRESENCE_LISTEN"), "{output:?}");
-    assert!(!folder.path().join("redis").exists());
+    let free = ("PRESENCE_LISTEN", "127.0.0.1:0");
+    for (env, setting) in [
+        (vec![("PRESENCE_LISTEN", address.as_str())], "set PRESENCE_LISTEN"),
+        (vec![free, ("PRESENCE_METRICS_LISTEN", &address)], "set PRESENCE_METRICS_LISTEN"),
+    ] {
+        let output = presenced(folder.path(), &env, &["serve"]);
+        assert!(!output.status.success());
+        assert!(text(&output.stderr).contains(setting), "{output:?}");
+        assert!(!folder.path().join("redis").exists());
+    }
 }
 
 /// After a service that was killed, the command does what its sweeper and persister would have done.
@@ -167,7 +229,17 @@ async fn check_offline_users_says_what_it_found_and_did() {
     // Someone whom SQL calls online and Redis does not know: the legacy of another system, or of a lost Redis.
     scene
         .sql
-        .run("UPDATE users SET online_status = 'online', last_seen = now() - interval '1 hour' WHERE id = 3")
+        .run(
+            "INSERT INTO presence_transitions (user_id, stream_id, from_status, to_status, reason, at) \
+             VALUES (3, '9/1-0', 'offline', 'online', 'login', now() - interval '1 hour')",
+        )
+        .await;
+    scene
+        .sql
+        .run(
+            "UPDATE users SET online_status = 'online', last_seen = now() - interval '1 hour', \
+             presence_writes = presence_writes + 1 WHERE id = 3",
+        )
         .await;
     let output = presenced(folder.path(), &env, &["check-offline-users"]);
     let said = text(&output.stdout);

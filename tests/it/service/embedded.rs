@@ -19,12 +19,8 @@ async fn start(data: &std::path::Path, env: &[(&str, &str)]) -> Presenced {
     .await
 }
 
-fn redis_port(data: &std::path::Path) -> u16 {
-    std::fs::read_to_string(data.join("redis/port")).unwrap().parse().unwrap()
-}
-
-fn is_up(port: u16) -> bool {
-    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+fn is_up(socket: &std::path::Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
 }
 
 async fn sign_in(service: &Presenced, password: &str) -> (Api, Tokens) {
@@ -47,26 +43,23 @@ async fn a_sigterm_stops_the_child_too_and_a_new_start_finds_everything() {
     let password = service.printed("admin password: ").expect("the password is printed at the first start");
     let (api, tokens) = sign_in(&service, &password).await;
     assert_eq!(status(&api, &tokens).await, "online");
-    let port = redis_port(&data);
+    let socket = service.redis_socket();
     let stopping = Instant::now();
     assert_eq!(service.terminate().await, 0);
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
     eventually(
         Duration::from_secs(5),
-        async || if is_up(port) { Err("redis-server is still up") } else { Ok(()) },
+        async || if is_up(&socket) { Err("redis-server is still up") } else { Ok(()) },
     )
     .await;
 
     let service = start(&data, &[]).await;
     assert_eq!(service.printed("admin password: "), None, "printed once");
-    assert_eq!(redis_port(&data), port, "the same port, so that an operator finds it again");
+    assert_eq!(service.redis_socket(), socket, "the same socket, so that an operator finds it again");
     let api = Api::new(service.base_url());
     assert_eq!(status(&api, &tokens).await, "online", "token, secret and presence have lasted");
     let key = format!("presence:{{0}}:user:{}", tokens.user_id());
-    let out = std::process::Command::new("redis-cli")
-        .args(["-p", &port.to_string(), "HGET", &key, "since"])
-        .output();
-    assert!(!out.unwrap().stdout.is_empty());
+    assert!(!service.redis_cli(&["HGET", &key, "since"]).is_empty());
 }
 
 #[tokio::test]
@@ -76,7 +69,7 @@ async fn a_kill_9_leaves_no_orphan_and_nothing_lost() {
     let mut first: Option<(String, Tokens)> = None;
     for life in 0..5 {
         let service = start(&data, &[]).await;
-        let port = redis_port(&data);
+        let socket = service.redis_socket();
         let api = Api::new(service.base_url());
         if let Some((_, tokens)) = &first {
             assert_eq!(status(&api, tokens).await, "online", "life {life}");
@@ -88,11 +81,7 @@ async fn a_kill_9_leaves_no_orphan_and_nothing_lost() {
         // What is acknowledged is on its way to the file: everysec.
         let tokens = &first.as_ref().unwrap().1;
         eventually(Duration::from_secs(5), async || {
-            let info = std::process::Command::new("redis-cli")
-                .args(["-p", &port.to_string(), "INFO", "persistence"])
-                .output()
-                .unwrap();
-            let info = String::from_utf8(info.stdout).unwrap();
+            let info = service.redis_cli(&["INFO", "persistence"]);
             if info.contains("aof_pending_bio_fsync:0") && info.contains("aof_buffer_length:0") {
                 Ok(())
             } else {
@@ -104,8 +93,11 @@ async fn a_kill_9_leaves_no_orphan_and_nothing_lost() {
         service.kill9().await;
         if life % 2 == 0 {
             // Not always waited for: a start right away must do as well.
-            eventually(Duration::from_secs(5), async || if is_up(port) { Err("an orphan") } else { Ok(()) })
-                .await;
+            eventually(
+                Duration::from_secs(5),
+                async || if is_up(&socket) { Err("an orphan") } else { Ok(()) },
+            )
+            .await;
         }
     }
 }
@@ -133,19 +125,8 @@ async fn a_redis_child_that_dies_is_started_again_with_its_data() {
     let line = service.printed("admin password: ").unwrap();
     assert!(!line.contains("of the test"), "a password that was set is not printed: {line}");
     let (api, tokens) = sign_in(&service, "a password of the test").await;
-    let port = redis_port(&data);
-    let cli = |words: &[&str]| {
-        let out = std::process::Command::new("redis-cli")
-            .args(["-p", &port.to_string()])
-            .args(words)
-            .output()
-            .unwrap();
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let pid = cli(&["INFO", "server"])
-        .lines()
-        .find_map(|line| line.strip_prefix("process_id:").map(str::to_owned))
-        .unwrap();
+    let info = service.redis_cli(&["INFO", "server"]);
+    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
     assert!(std::process::Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
     eventually(Duration::from_secs(10), async || {
         let (status, body, _) = api.heartbeat(&tokens.access).await;
@@ -183,7 +164,9 @@ async fn a_start_waits_for_a_redis_that_loads_much() {
     }
     std::fs::write(folder.path().join("commands"), input).unwrap();
     let loaded = std::process::Command::new("redis-cli")
-        .args(["-p", &redis_port(&data).to_string(), "--pipe"])
+        .arg("-s")
+        .arg(service.redis_socket())
+        .arg("--pipe")
         .stdin(std::fs::File::open(folder.path().join("commands")).unwrap())
         .stdout(std::process::Stdio::null())
         .status();

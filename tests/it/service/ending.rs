@@ -57,7 +57,7 @@ fn options(scene: &Scene) -> PresencedOptions {
 async fn crowd(scene: &Scene) -> Crowd {
     let crowd = Crowd::start(&scene.api, 600, 24, Duration::from_millis(30));
     eventually(SOON, async || {
-        let live: i64 = scene.redis.cli(&["ZCARD", "presence:{0}:live"]).parse().unwrap();
+        let live: i64 = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]).parse().unwrap();
         if live > 150 { Ok(()) } else { Err(live) }
     })
     .await;
@@ -223,11 +223,14 @@ async fn a_task_that_dies_ends_the_process_and_is_named() {
         ("persist", "the loop 'persist' has panicked"),
         ("reconcile", "the loop 'reconcile' has panicked"),
         ("accounts", "the loop 'accounts' has panicked"),
+        ("session_ends", "the loop 'session_ends' has panicked"),
         ("last_seen", "the loop 'last_seen' has panicked"),
-        ("http", "the accept loop has ended"),
+        ("http", "an accept loop has ended"),
         ("keys", "the keeper of the issuers' keys has ended"),
         ("group_commit", "a worker of the group commit has died"),
     ] {
+        // Each has a database of its own.
+        redis.cli(&["FLUSHALL"]);
         let options = PresencedOptions {
             redis_url: Some(redis.url()),
             env: vec![secret_variable(), ("PRESENCE_PANIC_IN".to_owned(), task.to_owned())],

@@ -185,7 +185,7 @@ async fn who_logged_out_in_the_last_moment_does_not_come_back_by_a_restart_that_
         })
         .await;
         scene.sql.run("UPDATE login_sessions SET ended_at = NULL").await;
-        scene.redis.cli(&["DEL", "presence:{0}:ended:phone"]);
+        scene.redis.cli(&["ZREM", "presence:{0}:ended", "2:phone"]);
     }
 }
 
@@ -216,4 +216,67 @@ async fn a_restarted_redis_that_kept_its_data_does_not_wait_for_a_hung_database(
     })
     .await;
     postgres.resume();
+}
+
+#[tokio::test]
+async fn whom_a_lost_redis_served_until_the_end_is_offline_no_earlier_than_that() {
+    // SQL's last_seen is written behind a minute late: it alone would date the missing before their last heartbeats.
+    let scene = Scene::start(Database::Postgres, 20, TTL, &[]).await;
+    assert_eq!(beat(&scene, 1..=20).await, 20);
+    let until = tokio::time::Instant::now() + TTL + Duration::from_secs(2);
+    while tokio::time::Instant::now() < until {
+        assert_eq!(beat(&scene, 1..=20).await, 20);
+    }
+    let served = chrono::Utc::now().timestamp_millis();
+    scene.redis.cli(&["FLUSHALL"]);
+    eventually(Duration::from_secs(12), async || {
+        let expired = "SELECT CAST(count(*) AS text) FROM presence_transitions WHERE reason = 'expired'";
+        let gone = scene.sql.number(expired).await;
+        if gone == 20 { Ok(()) } else { Err(gone) }
+    })
+    .await;
+    let ttl_ms = i64::try_from(TTL.as_millis()).unwrap();
+    for row in scene.histories().await.iter().filter(|row| row[3] == "expired") {
+        let at: i64 = row[4].parse().unwrap();
+        assert!(
+            at >= served - 100,
+            "dated {} ms before a heartbeat that was acknowledged: {row:?}",
+            served - at
+        );
+        assert!(at <= served + 2 * ttl_ms, "{row:?}");
+    }
+}
+
+#[tokio::test]
+async fn until_everybody_had_time_to_be_heard_reads_take_sqls_word_and_say_so() {
+    let ttl = Duration::from_secs(20);
+    let env = [("PRESENCE_LAST_SEEN_FLUSH", "1s")];
+    let scene = Scene::start(Database::Postgres, 10, ttl, &env).await;
+    assert_eq!(beat(&scene, 1..=10).await, 10);
+    eventually(Duration::from_secs(8), async || {
+        let written = "SELECT CAST(count(*) AS text) FROM users WHERE online_status = 'online' AND last_seen IS NOT NULL";
+        let written = scene.sql.number(written).await;
+        if written == 10 { Ok(()) } else { Err(written) }
+    })
+    .await;
+    scene.redis.cli(&["FLUSHALL"]);
+    let admin = access_token(1, "phone");
+    let (_, one, _) = eventually(Duration::from_secs(5), async || {
+        match scene.api.get("admin/users/5/online-status/", Some(&admin)).await {
+            found @ (status, ..) if status == 200 => Ok(found),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!((&one["online_status"], &one["degraded"]), (&"online".into(), &true.into()), "{one}");
+    for path in ["admin/users/online/", "all-users/", "all-users/?online_status=online"] {
+        let (_, list, _) = scene.api.get(path, Some(&admin)).await;
+        assert_eq!((&list["online_count"], &list["degraded"]), (&10.into(), &true.into()), "{path}: {list}");
+        let users = list["online_users"].as_array().or(list["results"].as_array()).unwrap();
+        assert!(users.len() == 10 && users.iter().all(|user| user["is_online"] == true), "{path}: {list}");
+    }
+    // Offline where SQL has heard nothing within a TTL, even so.
+    scene.sql.run("UPDATE users SET last_seen = last_seen - interval '1 hour', presence_writes = presence_writes + 1 WHERE id = 6").await;
+    let (_, six, _) = scene.api.get("admin/users/6/online-status/", Some(&admin)).await;
+    assert_eq!(six["online_status"], "offline", "{six}");
 }

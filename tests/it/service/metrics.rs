@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use reqwest::header::ACCEPT;
+use tokio::io::AsyncReadExt;
 
 use super::{Database, Scene};
-use crate::support::http::send;
+use crate::support::http::{Api, send};
 use crate::support::metrics::Scrape;
 use crate::support::mint::access_token;
 use crate::support::poll::eventually;
@@ -55,18 +56,27 @@ async fn the_numbers_follow_what_happens() {
     for user in 1..=20 {
         assert_eq!(scene.api.heartbeat(&access_token(user, "phone")).await.0, 200);
     }
-    let after = Scrape::of(&scene.api).await;
+    // What is measured is kept for a second; what is counted is not.
+    let after = eventually(SOON, async || {
+        let scrape = Scrape::of(&scene.api).await;
+        let present = whole(scrape.value("presence_users_present"));
+        if present >= 20 { Ok(scrape) } else { Err(present) }
+    })
+    .await;
     let more = |series: &str| whole(after.value(series) - before.value(series));
     assert_eq!(more("presence_heartbeats_total{outcome=\"recorded\"}"), 20);
     assert_eq!(more("presence_heartbeat_batch_size_sum"), 20);
     assert!(whole(heartbeats(&after, "blocked")) >= 1);
-    assert!(whole(after.value("presence_users_present")) >= 20);
 
     // They go silent: each is claimed once, punctually, and all of it reaches SQL.
     let gone = eventually(SOON, async || {
         let scrape = Scrape::of(&scene.api).await;
-        let lags = scrape.value("presence_expiry_lag_seconds_count");
-        if whole(lags) >= 20 { Ok(scrape) } else { Err(lags) }
+        let numbers = [
+            scrape.value("presence_expiry_lag_seconds_count"),
+            scrape.value("presence_users_present"),
+            scrape.value("presence_transitions_waiting"),
+        ];
+        if whole(numbers[0]) >= 20 && whole(numbers[1] + numbers[2]) == 0 { Ok(scrape) } else { Err(numbers) }
     })
     .await;
     let claims =
@@ -80,8 +90,79 @@ async fn the_numbers_follow_what_happens() {
             - gone.value("presence_expiry_lag_seconds_bucket{le=\"1.0\"}"),
     );
     assert_eq!(late, 0, "deadline to claim");
-    assert_eq!(whole(gone.value("presence_users_present")), 0);
-    assert_eq!(whole(gone.value("presence_transitions_waiting")), 0);
+}
+
+/// How many commands Redis has been sent, and how many statements SQLite: the service's own loops send some as well.
+#[tokio::test]
+async fn strangers_who_poll_readiness_and_metrics_cost_one_look_a_second() {
+    const POLLS: usize = 300;
+    let scene = Scene::start(Database::Sqlite, 1, Duration::from_mins(1), &[]).await;
+    let commands = || -> i64 {
+        let stats = scene.redis.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().filter(|line| !line.starts_with("cmdstat_info"));
+        calls.filter_map(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<i64>().ok()).sum()
+    };
+    let poll = async |path: &'static str| {
+        let (before, begun) = (commands(), Instant::now());
+        for _ in 0..POLLS / 20 {
+            let polls = (0..20).map(|_| scene.api.get(path, None));
+            for (status, body, _) in futures_util::future::join_all(polls).await {
+                assert_eq!(status, 200, "{body}");
+            }
+        }
+        (commands() - before, begun.elapsed().as_secs_f64())
+    };
+    let (idle, seconds) = poll("/healthz").await;
+    println!("{idle} commands in {seconds:.1} s without");
+    for path in ["/readyz", "/metrics"] {
+        let (sent, seconds) = poll(path).await;
+        println!("{path}: {sent} commands in {seconds:.1} s");
+        // Some for each look, and those of the loops.
+        let looks = whole(seconds.ceil()) + 1;
+        assert!(sent < 40 * looks, "{sent} commands for {POLLS} polls of {path} in {seconds:.1} s");
+        assert!(
+            sent < i64::try_from(POLLS).unwrap() || looks > 6,
+            "{sent} commands for {POLLS} polls of {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metrics_with_an_address_of_their_own_are_served_nowhere_else() {
+    let scene = Scene::start(
+        Database::Sqlite,
+        1,
+        Duration::from_mins(1),
+        &[("PRESENCE_METRICS_LISTEN", "127.0.0.1:0")],
+    )
+    .await;
+    let printed = scene.service.printed("metrics: ").expect("the address is printed");
+    let metrics = Api::new(printed.strip_suffix("/metrics").expect("the whole address"));
+    assert_eq!(whole(Scrape::of(&metrics).await.value("presence_redis_up")), 1);
+    for path in ["/metrics", "/metrics/"] {
+        assert_eq!(metrics.get(path, None).await.0, 200, "{path}");
+        assert_eq!(scene.api.get(path, None).await.0, 404, "{path} of the main address");
+    }
+    for path in ["/", "/healthz", "/readyz", "heartbeat/", "login/", "all-users/"] {
+        let (status, body, headers) = metrics.get(path, Some(&access_token(1, "phone"))).await;
+        assert_eq!(status, 404, "{path} of the metrics' address: {body}");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+    }
+    assert_eq!(scene.api.get("/healthz", None).await.0, 200);
+    // The bounds of the main address hold here too.
+    let long = format!("/metrics?{}", "x".repeat(9 * 1024));
+    assert_eq!(metrics.get(&long, None).await.0, 414);
+    assert_eq!(metrics.get("/metrics?name=1", None).await.0, 400);
+    assert_eq!(metrics.post("/metrics", None, &serde_json::json!({})).await.0, 405);
+    let mut silent =
+        tokio::net::TcpStream::connect(printed.trim_start_matches("http://").trim_end_matches("/metrics"))
+            .await
+            .unwrap();
+    let mut byte = [0; 1];
+    let read = tokio::time::timeout(Duration::from_secs(20), silent.read(&mut byte)).await;
+    let read = read.expect("cut off after its time");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert_eq!(scene.service.terminate().await, 0, "both listeners come to their end");
 }
 
 #[tokio::test]
@@ -107,16 +188,18 @@ async fn a_scrape_while_redis_is_hung_or_dead_says_so_within_two_seconds() {
         } else {
             scene.redis.kill().await;
         }
-        for _ in 0..2 {
+        // What is measured is kept for a second: by then it has been seen, whatever was known before.
+        let scrape = eventually(SOON, async || {
             let begun = Instant::now();
             let scrape = Scrape::of(&scene.api).await;
             let took = begun.elapsed();
             assert!(took < Duration::from_secs(2), "{took:?}");
-            assert_eq!(whole(scrape.value("presence_redis_up")), 0);
-            assert_eq!(whole(scrape.value("presence_database_up")), 1);
-            assert_eq!(whole(heartbeats(&scrape, "recorded")), 1, "what is known is said");
-            assert_eq!(scrape.get("presence_users_present"), None, "what is not known is not");
-        }
+            if whole(scrape.value("presence_redis_up")) == 0 { Ok(scrape) } else { Err(scrape) }
+        })
+        .await;
+        assert_eq!(whole(scrape.value("presence_database_up")), 1);
+        assert_eq!(whole(heartbeats(&scrape, "recorded")), 1, "what is known is said");
+        assert_eq!(scrape.get("presence_users_present"), None, "what is not known is not");
         if hung {
             scene.redis.resume();
             eventually(SOON, async || {

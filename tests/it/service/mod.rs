@@ -1,6 +1,8 @@
 //! The whole service under real conditions: crowds, time, other keys, strangers, and its own end.
 
 mod blocked;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod commands;
 mod crowd;
@@ -10,15 +12,25 @@ mod doors;
 mod embedded;
 mod ending;
 mod fence;
+mod first_start;
 mod flood;
+mod foreign_text;
 mod import;
 mod lost;
+mod masses;
 mod metrics;
+mod others;
+mod per_user;
+mod private;
 mod punctual;
+mod secret_files;
+mod security_log;
+mod shared;
 mod start;
 mod statements;
 mod storm;
 mod strangers;
+mod upgrade;
 
 use std::time::Duration;
 

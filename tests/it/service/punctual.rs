@@ -32,7 +32,7 @@ fn add_others(scene: &Scene) {
         .status()
         .unwrap();
     assert!(loaded.success());
-    assert_eq!(scene.redis.cli(&["ZCARD", "presence:{0}:live"]), OTHERS.to_string());
+    assert_eq!(scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]), OTHERS.to_string());
 }
 
 async fn come_online(scene: &Scene) {

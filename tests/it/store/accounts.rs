@@ -11,7 +11,6 @@ on_both!(
     a_new_account_is_offline_and_was_never_seen,
     names_and_addresses_are_unique_whatever_their_case,
     an_account_is_found_by_name_or_address_whatever_the_case,
-    a_name_wins_over_an_address,
     text_with_a_nul_finds_nothing_and_is_not_kept,
     a_search_takes_percent_and_underscore_as_they_are,
     a_search_looks_into_addresses_only_where_asked,
@@ -28,14 +27,14 @@ on_both!(
 );
 
 async fn a_new_account_is_offline_and_was_never_seen(db: Db) {
-    assert!(!db.store.has_accounts().await.unwrap());
+    assert!(db.store.administrator().await.unwrap().is_none());
     let account =
         db.store.create_account(&NewAccount { role: Role::Admin, ..new_account("Ada") }, None).await.unwrap();
     assert_eq!((account.username.as_str(), account.email.as_str()), ("Ada", "Ada@example.com"));
     assert_eq!((account.role, account.status, account.is_active), (Role::Admin, AccountStatus::Active, true));
     assert_eq!((account.mirror, account.last_seen), (OnlineStatus::Offline, None));
-    assert_eq!(db.store.account(account.id).await.unwrap(), Some(account));
-    assert!(db.store.has_accounts().await.unwrap());
+    assert_eq!(db.store.account(account.id).await.unwrap(), Some(account.clone()));
+    assert_eq!(db.store.administrator().await.unwrap(), Some(account));
 }
 
 async fn names_and_addresses_are_unique_whatever_their_case(db: Db) {
@@ -64,14 +63,6 @@ async fn an_account_is_found_by_name_or_address_whatever_the_case(db: Db) {
     for login in ["", "ad", "ada%", "a_a", "nobody"] {
         assert!(db.store.credentials(login).await.unwrap().is_none(), "{login}");
     }
-}
-
-async fn a_name_wins_over_an_address(db: Db) {
-    let first = NewAccount { email: "shared@example.com".into(), ..new_account("first") };
-    db.store.create_account(&first, None).await.unwrap();
-    let second = NewAccount { email: "other@example.com".into(), ..new_account("shared@example.com") };
-    let named = db.store.create_account(&second, None).await.unwrap().id;
-    assert_eq!(db.store.credentials("SHARED@example.com").await.unwrap().unwrap().account.id, named);
 }
 
 async fn text_with_a_nul_finds_nothing_and_is_not_kept(db: Db) {
@@ -170,7 +161,7 @@ async fn corrections_outweigh_the_mirror_and_the_rule_outweighs_both(db: Db) {
     let banned = db.user("banned").await;
     let batch =
         [transition(1_000, online, Online), transition(1_001, away, Away), transition(1_002, banned, Online)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     db.sql(&format!("UPDATE users SET status = 'banned' WHERE id = {banned}")).await;
 
     assert_eq!(names(&db, &presence(Online, &[], None)).await, ["online"]);
@@ -184,19 +175,26 @@ async fn corrections_outweigh_the_mirror_and_the_rule_outweighs_both(db: Db) {
     assert_eq!(names(&db, &both).await, ["online"]);
 }
 
-/// The store's own bound is the measure: a comparison of each account with each correction takes longer.
+/// The store's own bound is the measure: a comparison of each account with each correction takes longer. Past the first few
+/// runs a statement may have one plan for all values.
 async fn thousands_of_corrections_are_no_burden(db: Db) {
     db.users(20_000).await;
-    let corrections: Vec<_> = (5_001..25_000).map(|id| (id, OnlineStatus::Online)).collect();
+    let corrections: Vec<_> = (5_001..105_001).map(|id| (id, OnlineStatus::Online)).collect();
     let filter = presence(OnlineStatus::Online, &corrections, Some(1_000));
-    let list = db.store.list_accounts(&filter, Page { number: 2, size: 1_000 }.into(), &[]).await.unwrap();
-    assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
+    for _ in 0..8 {
+        let page = Page { number: 2, size: 1_000 };
+        let list = db.store.list_accounts(&filter, page.into(), &[]).await.unwrap();
+        assert_eq!((list.total, list.accounts.len(), list.accounts[0].id), (15_000, 1_000, 6_001));
+    }
+    let few = presence(OnlineStatus::Online, &corrections[..3], Some(1_000));
+    let page = Page { number: 1, size: 10 };
+    assert_eq!(db.store.list_accounts(&few, page.into(), &[]).await.unwrap().total, 3);
 }
 
 async fn a_mirror_that_is_too_old_counts_as_offline(db: Db) {
     use OnlineStatus::{Offline, Online};
     let (old, fresh) = (db.user("old").await, db.user("fresh").await);
-    db.store.record(0, &[transition(1_000, old, Online), transition(2_000, fresh, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, old, Online), transition(2_000, fresh, Online)]).await.unwrap();
     db.user("never").await;
     assert_eq!(names(&db, &presence(Online, &[], Some(2_000))).await, ["fresh"]);
     assert_eq!(names(&db, &presence(Offline, &[], Some(2_000))).await, ["old", "never"]);
@@ -233,7 +231,7 @@ async fn a_patch_of_nobody_changes_nothing(db: Db) {
 async fn a_deleted_account_takes_sessions_and_history_along(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     let batch = [transition(1_000, ada, OnlineStatus::Online), transition(1_001, bob, OnlineStatus::Online)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     db.store.create_session(&super::sessions::session(ada, "a", 1_000)).await.unwrap();
     db.store.create_session(&super::sessions::session(bob, "b", 1_000)).await.unwrap();
     assert!(db.store.delete_account(ada, None).await.unwrap());

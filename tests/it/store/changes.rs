@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use presenced::model::account::may_be_present;
 use presenced::model::{AccountStatus, Role, UserId};
-use presenced::store::{AccountPatch, ChangeCursor, Standing, Store};
+use presenced::store::{AccountPatch, ChangeCursor, ChangeRange, Standing, Store};
 use sqlx::{Connection, PgConnection, query};
 
 use super::{Db, on_both};
@@ -18,6 +18,8 @@ on_both!(
     what_changes_nothing_is_not_told,
     a_deletion_by_plain_sql_is_told,
     each_account_is_told_once,
+    a_mass_of_changes_is_read_page_by_page_from_both_ends,
+    what_changes_while_a_mass_is_read_belongs_to_the_next_reading,
     a_cursor_goes_on_from_where_it_stands,
     a_cursor_of_another_life_reads_the_whole_log,
     the_cursor_stands_after_the_log_was_pruned,
@@ -134,6 +136,57 @@ async fn each_account_is_told_once(db: Db) {
     assert_eq!(db.store.account_changes(&cursor).await.unwrap().users, [ada]);
 }
 
+/// Reads the next page, and says whether it was the last.
+async fn page(db: &Db, range: &mut ChangeRange) -> (Vec<UserId>, bool) {
+    let users = db.store.read_changes(range).await.unwrap();
+    (users, range.is_read())
+}
+
+async fn a_mass_of_changes_is_read_page_by_page_from_both_ends(db: Db) {
+    db.users(2_500).await;
+    let cursor = db.settled().await;
+    let ban = async |which: &str| db.sql(&format!("UPDATE users SET status = 'banned' WHERE {which}")).await;
+    ban("id = 7").await;
+    ban("id > 100").await;
+    ban("id = 8").await;
+    let mut range = ChangeRange::since(cursor.clone());
+    assert_eq!(range.end(), cursor);
+    let (newest, done) = page(&db, &mut range).await;
+    assert!(newest[0] == 8 && newest.len() == 1_000 && !done, "{newest:?}");
+    let (oldest, done) = page(&db, &mut range).await;
+    assert!(oldest[0] == 7 && oldest.len() == 1_000 && !done, "{oldest:?}");
+    let (rest, done) = page(&db, &mut range).await;
+    assert!(rest.len() == 402 && done, "{}", rest.len());
+    assert!(page(&db, &mut range).await.0.is_empty());
+    let mut all = [newest, oldest, rest].concat();
+    all.sort_unstable();
+    assert_eq!(all, [7, 8].into_iter().chain(101..=2_500).collect::<Vec<_>>());
+    let after = db.store.account_changes(&range.end()).await.unwrap();
+    assert!(after.users.is_empty(), "{:?}", after.users);
+    assert_eq!(db.store.account_changes(&cursor).await.unwrap().users.len(), 2_402);
+    // An account that changed several times is on a page once.
+    let mut range = ChangeRange::since(after.cursor);
+    for status in ["active", "banned", "active"] {
+        db.sql(&format!("UPDATE users SET status = '{status}' WHERE id = 9")).await;
+    }
+    db.sql("DELETE FROM users WHERE id = 10").await;
+    assert_eq!(page(&db, &mut range).await, (vec![10, 9], true));
+}
+
+async fn what_changes_while_a_mass_is_read_belongs_to_the_next_reading(db: Db) {
+    db.users(1_500).await;
+    let mut range = ChangeRange::since(db.settled().await);
+    db.sql("UPDATE users SET status = 'banned'").await;
+    let (mut all, _) = page(&db, &mut range).await;
+    db.sql("UPDATE users SET role = 'admin' WHERE id = 1").await;
+    let eve = db.user("eve").await;
+    let (rest, done) = page(&db, &mut range).await;
+    all.extend(rest);
+    all.sort_unstable();
+    assert!(done && all == (1..=1_500).collect::<Vec<_>>());
+    assert_eq!(page(&db, &mut ChangeRange::since(range.end())).await, (vec![eve, 1], true));
+}
+
 async fn a_cursor_goes_on_from_where_it_stands(db: Db) {
     let start = db.settled().await;
     let ada = db.user("ada").await;
@@ -151,6 +204,8 @@ async fn a_cursor_goes_on_from_where_it_stands(db: Db) {
 async fn a_cursor_of_another_life_reads_the_whole_log(db: Db) {
     let ada = db.user("ada").await;
     for odd in ["", "nonsense", "-5", "0", "999999999999", "99999999999999999999999"] {
+        let mut range = ChangeRange::since(ChangeCursor(odd.to_owned()));
+        assert_eq!(page(&db, &mut range).await, (vec![ada], true), "{odd}");
         let changes = db.store.account_changes(&ChangeCursor(odd.to_owned())).await.unwrap();
         assert_eq!(changes.users, [ada], "{odd}");
         passed(&*db.store, changes.cursor).await;
@@ -214,10 +269,7 @@ async fn a_change_by_another_handle_wakes_who_waits(db: Db) {
 async fn nothing_wakes_nobody(db: Db) {
     let ada = db.user("ada").await;
     watching(&*db.store).await;
-    db.store
-        .record(0, &[super::transition(1_000, ada, presenced::model::OnlineStatus::Online)])
-        .await
-        .unwrap();
+    db.record(0, &[super::transition(1_000, ada, presenced::model::OnlineStatus::Online)]).await.unwrap();
     db.sql("UPDATE users SET status = status").await;
     let began = Instant::now();
     db.store.wait_for_account_change(Duration::from_millis(500)).await.unwrap();
@@ -260,6 +312,38 @@ async fn a_transaction_that_commits_late_is_not_missed_on_postgres() {
         assert!(changes.users.contains(&ada), "{:?}", changes.users);
         passed(&*db.store, changes.cursor).await;
     }
+}
+
+/// A transaction that stays open for long must not make each reading repeat what was read since it began.
+#[tokio::test]
+async fn each_change_is_read_once_though_a_transaction_stays_open_on_postgres() {
+    let db = Db::postgres().await;
+    let (ada, bob) = (db.user("ada").await, db.user("bob").await);
+    let mut long = PgConnection::connect(&db.url).await.unwrap();
+    let mut long = long.begin().await.unwrap();
+    query("UPDATE users SET status = 'banned' WHERE id = $1").bind(ada).execute(&mut *long).await.unwrap();
+    let mut cursor = db.store.change_cursor().await.unwrap();
+    for status in ["banned", "active", "suspended"] {
+        db.sql(&format!("UPDATE users SET status = '{status}' WHERE id = {bob}")).await;
+        let changes = db.store.account_changes(&cursor).await.unwrap();
+        assert_eq!(changes.users, [bob], "{status}");
+        let again = db.store.account_changes(&changes.cursor).await.unwrap();
+        assert!(again.users.is_empty(), "{status}: {:?}", again.users);
+        cursor = again.cursor;
+    }
+    long.commit().await.unwrap();
+    assert_eq!(db.store.account_changes(&cursor).await.unwrap().users, [ada]);
+}
+
+/// The number alone is what the version before kept as a cursor: the oldest transaction that ran.
+#[tokio::test]
+async fn a_cursor_of_the_version_before_goes_on_on_postgres() {
+    let db = Db::postgres().await;
+    db.user("ada").await;
+    let before = db.texts("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").await.remove(0);
+    let bob = db.user("bob").await;
+    let changes = db.store.account_changes(&ChangeCursor(before)).await.unwrap();
+    assert!(changes.users.contains(&bob), "{:?}", changes.users);
 }
 
 #[tokio::test]

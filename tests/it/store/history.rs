@@ -8,7 +8,7 @@ use presenced::store::RecordOutcome;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Db, on_both, transition};
+use super::{Db, LATER, on_both, transition};
 use OnlineStatus::{Away, Offline, Online};
 
 on_both!(
@@ -35,15 +35,15 @@ async fn the_newest_transition_is_told_by_shard(db: Db) {
     let now = 1_795_332_000_000;
     for (shard, at) in [(6, now), (61, now + 3_000), (60, now + 4_000), (7, now + 2_000), (6, now + 1_000)] {
         let to = if at == now || at == now + 4_000 { Online } else { Offline };
-        db.store.record(shard, &[transition(at, ada, to)]).await.unwrap();
+        db.record(shard, &[transition(at, ada, to)]).await.unwrap();
     }
     let newest = async |shard| {
         let newest = db.store.newest_transition(shard).await.unwrap();
         newest.map(|at| at.0.unsigned_abs() - now)
     };
-    assert_eq!(newest(6).await, Some(0), "what came late was left out");
+    assert_eq!(newest(6).await, Some(1_000), "what came late was taken as well");
     assert_eq!((newest(61).await, newest(60).await), (Some(3_000), Some(4_000)));
-    assert_eq!((newest(7).await, newest(0).await), (None, None));
+    assert_eq!((newest(7).await, newest(0).await), (Some(2_000), None));
 }
 
 async fn a_batch_becomes_history_and_mirror(db: Db) {
@@ -55,8 +55,8 @@ async fn a_batch_becomes_history_and_mirror(db: Db) {
         transition(4_000, ada, Offline),
         Transition { reason: Reason::Login, ..transition(5_000, ada, Online) },
     ];
-    let outcome = db.store.record(3, &batch).await.unwrap();
-    assert_eq!(outcome, RecordOutcome { recorded: 5, unknown: vec![] });
+    let outcome = db.record(3, &batch).await.unwrap();
+    assert_eq!(outcome, RecordOutcome { recorded: 5, ..RecordOutcome::default() });
     let expected = [
         "offline>online heartbeat 1000",
         "online>away heartbeat 3000",
@@ -75,7 +75,7 @@ async fn a_batch_becomes_history_and_mirror(db: Db) {
 
 async fn an_empty_batch_is_nothing(db: Db) {
     let before = db.store.statements();
-    assert_eq!(db.store.record(0, &[]).await.unwrap(), RecordOutcome::default());
+    assert_eq!(db.record(0, &[]).await.unwrap(), RecordOutcome::default());
     assert_eq!(db.store.statements(), before);
 }
 
@@ -83,10 +83,10 @@ async fn a_batch_written_again_adds_nothing(db: Db) {
     let ada = db.user("ada").await;
     let batch =
         [transition(1_000, ada, Online), transition(2_000, ada, Offline), transition(3_000, 99, Online)];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     let before = (db.history(ada).await, db.mirror(ada).await);
-    let again = db.store.record(0, &batch).await.unwrap();
-    assert_eq!(again, RecordOutcome { recorded: 0, unknown: vec![99] });
+    let again = db.record(0, &batch).await.unwrap();
+    assert_eq!(again, RecordOutcome { unknown: vec![99], ..RecordOutcome::default() });
     assert_eq!((db.history(ada).await, db.mirror(ada).await), before);
     assert_eq!(db.texts("SELECT stream_id FROM presence_set_aside").await, ["0/3000-0"]);
 }
@@ -97,7 +97,7 @@ async fn overlapping_batches_add_each_transition_once(db: Db) {
     let stream: Vec<_> = (1_000..).zip(words).map(|(ms, to)| transition(ms, ada, to)).collect();
     let mut recorded = 0;
     for (from, to) in [(0, 2), (0, 4), (1, 5), (3, 6), (0, 6)] {
-        recorded += db.store.record(0, &stream[from..to]).await.unwrap().recorded;
+        recorded += db.record(0, &stream[from..to]).await.unwrap().recorded;
     }
     assert_eq!((recorded, db.history(ada).await.len()), (6, 6));
     assert_eq!(db.mirror(ada).await, (Offline, Some(1_004)));
@@ -105,9 +105,9 @@ async fn overlapping_batches_add_each_transition_once(db: Db) {
 
 async fn an_older_batch_after_a_newer_one_changes_nothing(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(5_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(5_000, ada, Online)]).await.unwrap();
     let late = [transition(1_000, ada, Online), transition(2_000, ada, Offline)];
-    assert_eq!(db.store.record(0, &late).await.unwrap().recorded, 0);
+    assert_eq!(db.record(0, &late).await.unwrap().recorded, 0);
     assert_eq!(db.mirror(ada).await, (Online, Some(5_000)));
     assert_eq!(db.history(ada).await, ["offline>online heartbeat 5000"]);
 }
@@ -119,7 +119,7 @@ async fn two_transitions_of_one_instant_keep_their_order(db: Db) {
     let words =
         [Online, Offline, Online, Offline, Online, Offline, Online, Offline, Online, Offline, Online, Away];
     let batch: Vec<_> = (0..).zip(words).map(|(seq, to)| at(seq, to)).collect();
-    assert_eq!(db.store.record(0, &batch).await.unwrap().recorded, words.len());
+    assert_eq!(db.record(0, &batch).await.unwrap().recorded, words.len());
     let history = db.history(ada).await;
     let mut status = "offline".to_owned();
     for (row, word) in history.iter().zip(words) {
@@ -136,8 +136,11 @@ async fn strangers_are_set_aside_and_block_nobody(db: Db) {
         transition(3_000, 777, Offline),
         transition(4_000, i64::MAX, Online),
     ];
-    let outcome = db.store.record(0, &batch).await.unwrap();
-    assert_eq!(outcome, RecordOutcome { recorded: 1, unknown: vec![777, i64::MAX] });
+    let outcome = db.record(0, &batch).await.unwrap();
+    assert_eq!(
+        outcome,
+        RecordOutcome { recorded: 1, unknown: vec![777, i64::MAX], ..RecordOutcome::default() }
+    );
     let aside = db
         .texts("SELECT stream_id || ' ' || to_status || ' ' || reason FROM presence_set_aside ORDER BY stream_id")
         .await;
@@ -147,28 +150,28 @@ async fn strangers_are_set_aside_and_block_nobody(db: Db) {
 
 async fn a_user_who_was_deleted_is_set_aside(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
     db.store.delete_account(ada, None).await.unwrap();
-    let outcome = db.store.record(0, &[transition(2_000, ada, Offline)]).await.unwrap();
-    assert_eq!(outcome, RecordOutcome { recorded: 0, unknown: vec![ada] });
+    let outcome = db.record(0, &[transition(2_000, ada, Offline)]).await.unwrap();
+    assert_eq!(outcome, RecordOutcome { unknown: vec![ada], ..RecordOutcome::default() });
     assert_eq!(db.history(ada).await.len(), 0);
 }
 
 async fn a_history_alternates_after_redis_lost_its_data(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
     // Redis came back empty and hears Ada anew: SQL calls her online already.
-    assert_eq!(db.store.record(0, &[transition(9_000, ada, Online)]).await.unwrap().recorded, 0);
+    assert_eq!(db.record(0, &[transition(9_000, ada, Online)]).await.unwrap().recorded, 0);
     assert_eq!(db.mirror(ada).await, (Online, Some(9_000)));
-    db.store.record(0, &[transition(10_000, ada, Offline)]).await.unwrap();
+    db.record(0, &[transition(10_000, ada, Offline)]).await.unwrap();
     assert_eq!(db.history(ada).await, ["offline>online heartbeat 1000", "online>offline expired 10000"]);
 }
 
 async fn shards_are_told_apart(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     // Two shards may well append in the same millisecond.
-    assert_eq!(db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap().recorded, 1);
-    assert_eq!(db.store.record(u32::MAX, &[transition(1_000, bob, Online)]).await.unwrap().recorded, 1);
+    assert_eq!(db.record(0, &[transition(1_000, ada, Online)]).await.unwrap().recorded, 1);
+    assert_eq!(db.record(u32::MAX, &[transition(1_000, bob, Online)]).await.unwrap().recorded, 1);
 }
 
 async fn two_persisters_of_one_shard_record_each_transition_once(db: Db) {
@@ -193,7 +196,7 @@ async fn two_persisters_of_one_shard_record_each_transition_once(db: Db) {
         while done < stream.len() {
             // What the stream still holds begins at or before what SQL has not taken yet.
             let end = (done + size).min(stream.len());
-            recorded += store.record(0, &stream[..end]).await.unwrap().recorded;
+            recorded += store.record(0, &stream[..end], LATER).await.unwrap().recorded;
             done = end;
         }
         recorded
@@ -224,9 +227,9 @@ async fn persisters_of_many_shards_and_account_changes_do_not_wait_in_a_circle(d
         let (one, two) = (batch(ms, word), batch(ms + 1, Away));
         let (seen, patch) = (seen(later), patch(round.is_multiple_of(2)));
         let (a, b, c, d) = tokio::join!(
-            db.store.record(0, &one),
-            other.record(1, &two),
-            other.touch_last_seen(&seen),
+            db.record(0, &one),
+            other.record(1, &two, LATER),
+            other.touch_last_seen(&seen, LATER),
             db.store.update_account(users[0], &patch, None),
         );
         a.unwrap();
@@ -240,17 +243,17 @@ async fn a_large_batch_is_one_step(db: Db) {
     db.users(10_000).await;
     let batch: Vec<_> =
         (1..=10_000u64).map(|id| transition(1_000 + id, i64::try_from(id).unwrap(), Online)).collect();
-    assert_eq!(db.store.record(0, &batch).await.unwrap().recorded, 10_000);
+    assert_eq!(db.record(0, &batch).await.unwrap().recorded, 10_000);
     let present = db.store.present_in_mirror_after(0, 20_000).await.unwrap();
     assert_eq!(present.len(), 10_000);
 }
 
 async fn a_blocked_user_is_recorded_like_any_other(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
     db.sql("UPDATE users SET is_active = NOT is_active").await;
     let blocked = Transition { reason: Reason::Blocked, ..transition(2_000, ada, Offline) };
-    db.store.record(0, &[blocked]).await.unwrap();
+    db.record(0, &[blocked]).await.unwrap();
     assert_eq!(db.history(ada).await, ["offline>online heartbeat 1000", "online>offline blocked 2000"]);
 }
 
@@ -296,7 +299,7 @@ async fn check(db: &Db, case: u64, words: &[Word], cuts: &[Cut]) {
     let (mut recorded, mut done) = (0, 0);
     for (end, back) in ends {
         let batch = &stream[done - back.min(done)..end];
-        recorded += db.store.record(0, batch).await.unwrap().recorded;
+        recorded += db.record(0, batch).await.unwrap().recorded;
         done = end;
     }
     let mut rows = 0;

@@ -25,35 +25,35 @@ async fn last_seen_moves_forward_and_never_back(db: Db) {
         (ada, Millis(1_000)),
         (999, Millis(1)),
     ];
-    assert_eq!(db.store.touch_last_seen(&seen).await.unwrap(), 2);
+    assert_eq!(db.touch(&seen).await.unwrap(), 2);
     assert_eq!(db.mirror(ada).await, (Offline, Some(5_000)));
-    assert_eq!(db.store.touch_last_seen(&[(ada, Millis(4_999)), (bob, Millis(3_001))]).await.unwrap(), 1);
+    assert_eq!(db.touch(&[(ada, Millis(4_999)), (bob, Millis(3_001))]).await.unwrap(), 1);
     assert_eq!((db.mirror(ada).await.1, db.mirror(bob).await.1), (Some(5_000), Some(3_001)));
-    assert_eq!(db.store.touch_last_seen(&[]).await.unwrap(), 0);
+    assert_eq!(db.touch(&[]).await.unwrap(), 0);
 }
 
 async fn a_transition_that_knows_no_heartbeat_leaves_last_seen(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(1_000, ada, Offline)]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Offline)]).await.unwrap();
     assert_eq!(db.mirror(ada).await, (Offline, None));
-    db.store.record(0, &[transition(2_000, ada, Online)]).await.unwrap();
-    db.store.record(0, &[transition(3_000, ada, Offline)]).await.unwrap();
+    db.record(0, &[transition(2_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(3_000, ada, Offline)]).await.unwrap();
     assert_eq!(db.mirror(ada).await, (Offline, Some(2_000)));
 }
 
 async fn a_transition_that_is_late_news_moves_last_seen_all_the_same(db: Db) {
     let ada = db.user("ada").await;
-    db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
-    db.store.record(0, &[transition(2_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.record(0, &[transition(2_000, ada, Online)]).await.unwrap();
     assert_eq!(db.mirror(ada).await, (Online, Some(2_000)));
     assert_eq!(db.history(ada).await.len(), 1);
 }
 
 async fn a_batch_never_takes_last_seen_back(db: Db) {
     let ada = db.user("ada").await;
-    db.store.touch_last_seen(&[(ada, Millis(9_000))]).await.unwrap();
+    db.touch(&[(ada, Millis(9_000))]).await.unwrap();
     let old = Transition { last_seen: Some(Millis(1_500)), ..transition(2_000, ada, Away) };
-    db.store.record(0, &[old]).await.unwrap();
+    db.record(0, &[old]).await.unwrap();
     assert_eq!(db.mirror(ada).await, (Away, Some(9_000)));
 }
 
@@ -67,7 +67,7 @@ async fn who_is_present_is_told_page_by_page(db: Db) {
         transition(1_001, users[0], Online),
         transition(1_002, users[2], Online),
     ];
-    db.store.record(0, &batch).await.unwrap();
+    db.record(0, &batch).await.unwrap();
     let row =
         |index: usize, status, seen| MirrorRow { user: users[index], status, last_seen: Some(Millis(seen)) };
     let first = db.store.present_in_mirror_after(0, 2).await.unwrap();
@@ -84,8 +84,8 @@ async fn the_present_are_listed_most_recently_seen_first(db: Db) {
     let batch: Vec<_> = [(0, 500), (1, 1_000), (2, 2_000), (3, 3_000)]
         .map(|(index, ms): (usize, u64)| transition(ms, users[index], Online))
         .into();
-    db.store.record(0, &batch).await.unwrap();
-    db.store.touch_last_seen(&[(users[4], Millis(5_000))]).await.unwrap();
+    db.record(0, &batch).await.unwrap();
+    db.touch(&[(users[4], Millis(5_000))]).await.unwrap();
     db.sql(&format!("UPDATE users SET status = 'inactive' WHERE id = {}", users[3])).await;
     let page =
         |number, size| db.store.list_present_in_mirror(Millis(1_000), Page { number, size }.into(), &[]);
@@ -106,7 +106,7 @@ async fn the_present_are_listed_most_recently_seen_first(db: Db) {
 async fn the_mirror_costs_the_log_of_changes_nothing(db: Db) {
     let ada = db.user("ada").await;
     let cursor = db.settled().await;
-    db.store.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
-    db.store.touch_last_seen(&[(ada, Millis(2_000))]).await.unwrap();
+    db.record(0, &[transition(1_000, ada, Online)]).await.unwrap();
+    db.touch(&[(ada, Millis(2_000))]).await.unwrap();
     assert!(db.store.account_changes(&cursor).await.unwrap().users.is_empty());
 }

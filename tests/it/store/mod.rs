@@ -3,12 +3,20 @@
 mod accounts;
 mod audit;
 mod changes;
+mod copy;
 mod counts;
 mod history;
 mod import;
+mod leftovers;
+mod locks;
 mod mirror;
+mod names;
+mod names_on_postgres;
 mod outage;
+mod replication;
+mod scans;
 mod schema;
+mod session_ends;
 mod sessions;
 mod trail;
 
@@ -19,11 +27,16 @@ use std::time::Duration;
 use presenced::model::{
     Account, AccountStatus, Millis, OnlineStatus, Reason, Role, StreamId, Transition, UserId,
 };
-use presenced::store::{ChangeCursor, NewAccount, Options, PasswordHash, Store, open};
+use presenced::store::{
+    ChangeCursor, NewAccount, Options, PasswordHash, RecordOutcome, Store, StoreError, open,
+};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
 use crate::support::poll::eventually;
 use crate::support::postgres::{Postgres, TestDatabase};
+
+/// After every instant in the tests: nothing lies in its future.
+pub const LATER: Millis = Millis(4_102_444_800_000);
 
 /// Makes each function a test on either database.
 macro_rules! on_both {
@@ -78,11 +91,20 @@ impl Db {
     }
 
     pub async fn empty_postgres() -> Self {
-        let database = Postgres::database().await;
+        Self::empty_postgres_with("").await
+    }
+
+    /// With further options of `CREATE DATABASE`.
+    pub async fn empty_postgres_with(options: &str) -> Self {
+        let database = Postgres::database_with(options).await;
         let url = database.url.clone();
         let store = open(&url, &Options::default()).await.unwrap();
         let operator = Operator::Postgres(PgPool::connect(&url).await.unwrap());
         Self { store, url, operator, _kept: Kept::Database { _database: database } }
+    }
+
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self.operator, Operator::Postgres(_))
     }
 
     /// A second handle, as another instance has one.
@@ -114,6 +136,25 @@ impl Db {
         }
     }
 
+    /// Records a batch that was taken at an instant after all instants of the tests.
+    pub async fn record(&self, shard: u32, batch: &[Transition]) -> Result<RecordOutcome, StoreError> {
+        self.store.record(shard, batch, LATER).await
+    }
+
+    /// Writes `last_seen` behind, at an instant after all instants of the tests.
+    pub async fn touch(&self, seen: &[(UserId, Millis)]) -> Result<u64, StoreError> {
+        self.store.touch_last_seen(seen, LATER).await
+    }
+
+    /// Changes columns of presence as the service does, which no trigger puts back: what restored dumps and disabled triggers
+    /// leave behind.
+    pub async fn falsify(&self, change: &str, condition: &str) {
+        self.sql(&format!(
+            "UPDATE users SET {change}, presence_writes = presence_writes + 1 WHERE {condition}"
+        ))
+        .await;
+    }
+
     /// An account of this name, active.
     pub async fn user(&self, name: &str) -> UserId {
         self.user_with(name, AccountStatus::Active).await.id
@@ -141,6 +182,66 @@ impl Db {
         let insert =
             "INSERT INTO users (username, email, password_hash) SELECT 'u' || i, 'u' || i, 'x' FROM n";
         self.sql(&format!("{numbers} {insert}")).await;
+    }
+
+    /// Brings an empty database to the schema of a version before: the migrations of smaller numbers.
+    pub async fn migrate_below(&self, number: i64) {
+        let folder = match self.operator {
+            Operator::Sqlite(_) => "migrations/sqlite",
+            Operator::Postgres(_) => "migrations/postgres",
+        };
+        let mut migrator = sqlx::migrate::Migrator::new(std::path::Path::new(folder)).await.unwrap();
+        migrator.migrations.to_mut().retain(|migration| migration.version < number);
+        match &self.operator {
+            Operator::Sqlite(pool) => migrator.run(pool).await.unwrap(),
+            Operator::Postgres(pool) => migrator.run(pool).await.unwrap(),
+        }
+    }
+
+    /// From now on the database refuses every record of what administrators do.
+    pub async fn refuse_records(&self) {
+        self.sql(match self.operator {
+            Operator::Sqlite(_) => {
+                "CREATE TRIGGER refuse BEFORE INSERT ON admin_actions BEGIN SELECT RAISE(ABORT, 'full'); END"
+            }
+            Operator::Postgres(_) => {
+                "ALTER TABLE admin_actions ADD CONSTRAINT full_up CHECK (false) NOT VALID"
+            }
+        })
+        .await;
+    }
+
+    /// Sessions `old1`, `old2`, … of the user, from 2026: ended and told of, or alive with a refresh token.
+    pub async fn old_sessions(&self, user: UserId, count: u32, ended: bool) {
+        let numbers = match self.operator {
+            Operator::Sqlite(_) => {
+                format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+            }
+            Operator::Postgres(_) => format!("WITH n (i) AS (SELECT generate_series(1, {count}))"),
+        };
+        let at = "'2026-12-31T00:00:00.000Z'";
+        let ended_at = if ended { at } else { "NULL" };
+        self.sql(&format!(
+            "{numbers} INSERT INTO login_sessions (sid, user_id, created_at, last_used_at, ended_at) \
+             SELECT 'old' || i, {user}, {at}, {at}, {ended_at} FROM n"
+        ))
+        .await;
+        if ended {
+            self.sql(&format!(
+                "UPDATE login_sessions SET end_untold = (1 = 0), end_told_at = {at} WHERE end_untold"
+            ))
+            .await;
+        } else {
+            let hash = match self.operator {
+                Operator::Sqlite(_) => "CAST(sid AS BLOB)",
+                Operator::Postgres(_) => "convert_to(sid, 'UTF8')",
+            };
+            self.sql(&format!(
+                "INSERT INTO refresh_tokens (token_hash, sid, expires_at) \
+                 SELECT {hash}, sid, '2999-01-01T00:00:00.000Z' FROM login_sessions WHERE sid LIKE 'old%'"
+            ))
+            .await;
+        }
     }
 
     /// `from>to reason ms` of each row of the user's history, in its order.

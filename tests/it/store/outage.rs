@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use presenced::model::{Millis, OnlineStatus, Page};
-use presenced::store::{AccountFilter, ChangeCursor, Options, Store, StoreError, open};
+use presenced::store::{AccountFilter, ChangeCursor, Options, SessionEnd, Store, StoreError, open};
 use sqlx::{Connection, PgConnection, query};
 
-use super::{Db, new_account, transition};
+use super::{Db, LATER, new_account, transition};
 use crate::support::poll::eventually;
 use crate::support::postgres::{PrivatePostgres, TestDatabase};
 
@@ -40,6 +40,8 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
         (AccountFilter::default(), Page { number: 1, size: 50 }, ChangeCursor("0".into()));
     let batch = [transition(1_000, ada, OnlineStatus::Online)];
     let (seen, ids) = ([(ada, Millis(1_000))], [ada]);
+    let end = SessionEnd { user: ada, sid: None, now: Millis(1_000), by: None };
+    let told = [("s".to_owned(), Millis(1_000))];
     // More calls than connections, all at once and then again, now that the connections in use were given up.
     for _ in 0..2 {
         tokio::join!(
@@ -51,19 +53,23 @@ async fn every_call_ends_while_postgres_hangs_and_works_again_after() {
             is_unavailable("standings", BOUND, store.standings(&ids)),
             is_unavailable("account_changes", BOUND, store.account_changes(&cursor)),
             is_unavailable("create_session", BOUND, store.create_session(&session)),
-            is_unavailable("sessions", BOUND, store.sessions(ada, Millis(1_000))),
-            is_unavailable("end_sessions", BOUND, store.end_sessions(ada, Millis(1_000))),
+            is_unavailable("sessions", BOUND, store.sessions(ada, Millis(1_000), page)),
+            is_unavailable("end_sessions", BOUND, store.end_sessions(&end)),
+            is_unavailable("untold_ends", BOUND, store.untold_ends(0)),
+            is_unavailable("ends_told", BOUND, store.ends_told(&told)),
             is_unavailable("present", BOUND, store.present_in_mirror_after(0, 10)),
-            is_unavailable("has_accounts", BOUND, store.has_accounts()),
+            is_unavailable("administrator", BOUND, store.administrator()),
             is_unavailable("migrate", BOUND, store.migrate()),
-            is_unavailable("record", Duration::from_secs(11), store.record(0, &batch)),
-            is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen)),
+            is_unavailable("record", Duration::from_secs(11), store.record(0, &batch, LATER)),
+            is_unavailable("touch", Duration::from_secs(11), store.touch_last_seen(&seen, LATER)),
         );
     }
     server.resume();
     eventually(RECOVERS_WITHIN, async || store.account(ada).await.map_err(|error| error.to_string())).await;
-    eventually(RECOVERS_WITHIN, async || store.record(0, &batch).await.map_err(|error| error.to_string()))
-        .await;
+    eventually(RECOVERS_WITHIN, async || {
+        store.record(0, &batch, LATER).await.map_err(|error| error.to_string())
+    })
+    .await;
     let present = store.present_in_mirror_after(0, 10).await.unwrap();
     assert_eq!(present.len(), 1);
 }

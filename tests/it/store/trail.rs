@@ -1,9 +1,9 @@
 //! The trail of administrators, the last of them, and what ends with a block or a new password.
 
-use presenced::model::{AccountStatus, Action, Actor, Change, Deed, Millis, Page, Role, UserId};
-use presenced::store::{AccountPatch, PasswordHash, StoreError, TrailFilter};
+use presenced::model::{AccountStatus, Action, Actor, Change, Deed, Millis, Page, Role, SessionId};
+use presenced::store::{AccountPatch, PasswordHash, SessionEnd, StoreError, TrailFilter};
 
-use super::sessions::session;
+use super::sessions::{alive, session};
 use super::{Db, new_account, on_both};
 
 on_both!(
@@ -13,6 +13,8 @@ on_both!(
     a_stronger_hash_of_the_same_password_ends_nothing,
     sessions_end_with_the_right_to_be_present_and_with_the_password,
     a_blocked_account_begins_no_session,
+    sessions_and_the_record_of_their_end_are_one,
+    what_cannot_be_recorded_is_not_done,
     hashes_that_were_made_elsewhere_are_found_newest_first,
 );
 
@@ -92,10 +94,6 @@ async fn the_last_administrator_stays(db: Db) {
     assert!(db.store.delete_account(banned, None).await.unwrap(), "plain SQL does as it is told");
 }
 
-async fn alive(db: &Db, user: UserId) -> usize {
-    db.store.sessions(user, Millis(2_000)).await.unwrap().len()
-}
-
 async fn a_stronger_hash_of_the_same_password_ends_nothing(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     db.store.create_session(&session(ada, "s", 1_000)).await.unwrap();
@@ -107,14 +105,13 @@ async fn a_stronger_hash_of_the_same_password_ends_nothing(db: Db) {
     assert!(db.store.replace_password_hash(ada, &old, &strong).await.unwrap());
     assert_eq!(db.store.credentials("ada").await.unwrap().unwrap().password_hash, strong);
     assert!(db.store.credentials("bob").await.unwrap().unwrap().password_hash != strong, "{bob}");
-    assert_eq!(alive(&db, ada).await, 1);
+    assert_eq!(alive(&*db.store, ada, 2_000).await.len(), 1);
     assert!(db.store.account_changes(&cursor).await.unwrap().users.is_empty());
 }
 
 async fn sessions_end_with_the_right_to_be_present_and_with_the_password(db: Db) {
     let (ada, bob) = (db.user("ada").await, db.user("bob").await);
     db.store.create_session(&session(bob, "bob's", 1_000)).await.unwrap();
-    let since = Millis::from_utc(chrono::Utc::now()).plus(-60_000);
     let ends = [
         "status = 'suspended'",
         "status = 'banned', is_active = false",
@@ -124,34 +121,82 @@ async fn sessions_end_with_the_right_to_be_present_and_with_the_password(db: Db)
     for (round, assignment) in ends.iter().enumerate() {
         let names = [format!("a{round}"), format!("b{round}")];
         for name in &names {
-            assert!(db.store.create_session(&session(ada, name, 1_000)).await.unwrap());
+            assert!(db.store.create_session(&session(ada, name, 1_000)).await.unwrap().is_some());
         }
         for harmless in
             ["status = 'pending'", "role = 'admin'", "email = 'new@example.com'", "is_active = true"]
         {
             db.sql(&format!("UPDATE users SET {harmless} WHERE id = {ada}")).await;
         }
-        assert_eq!(alive(&db, ada).await, 2, "{assignment}");
+        assert_eq!(alive(&*db.store, ada, 2_000).await.len(), 2, "{assignment}");
         let cursor = db.settled().await;
         db.sql(&format!("UPDATE users SET {assignment} WHERE id = {ada}")).await;
-        assert_eq!(alive(&db, ada).await, 0, "{assignment}");
+        assert_eq!(alive(&*db.store, ada, 2_000).await.len(), 0, "{assignment}");
         assert_eq!(db.store.account_changes(&cursor).await.unwrap().users, [ada], "{assignment}");
-        let ended = db.store.sessions_ended_of(&[ada, bob], since).await.unwrap();
-        assert_eq!(ended.len(), 2 * (round + 1));
-        assert!(ended.iter().all(|(user, _)| *user == ada));
-        assert!(names.iter().all(|name| ended.iter().any(|(_, sid)| sid.as_str() == name)), "{ended:?}");
+        let untold = db.store.untold_ends_of(&[ada, bob]).await.unwrap();
+        assert_eq!(untold.len(), 2 * (round + 1));
+        assert!(untold.iter().all(|end| end.user == ada));
+        assert!(names.iter().all(|name| untold.iter().any(|end| end.sid == *name)), "{untold:?}");
         db.sql(&format!("UPDATE users SET status = 'active', is_active = true WHERE id = {ada}")).await;
     }
-    assert!(db.store.sessions_ended_of(&[], since).await.unwrap().is_empty());
-    assert!(db.store.sessions_ended_of(&[ada], since.plus(120_000)).await.unwrap().is_empty());
-    assert_eq!(alive(&db, bob).await, 1);
+    assert_eq!(alive(&*db.store, bob, 2_000).await.len(), 1);
     assert_eq!(db.texts("SELECT sid FROM refresh_tokens").await, ["bob's"], "their tokens are gone");
 }
 
 async fn a_blocked_account_begins_no_session(db: Db) {
     let ada = db.user_with("ada", AccountStatus::Suspended).await.id;
-    assert!(!db.store.create_session(&session(ada, "s", 1_000)).await.unwrap());
+    assert_eq!(db.store.create_session(&session(ada, "s", 1_000)).await.unwrap(), None);
     assert!(db.texts("SELECT sid FROM login_sessions").await.is_empty());
+}
+
+async fn sessions_and_the_record_of_their_end_are_one(db: Db) {
+    let ada = db.user("ada").await;
+    for name in ["one", "two"] {
+        db.store.create_session(&session(ada, name, 1_000)).await.unwrap();
+    }
+    let (by, now) = (root(), Millis(2_000));
+    let end = async |name: Option<&str>| {
+        let sid = name.map(|name| SessionId::parse(name).unwrap());
+        let end = SessionEnd { user: ada, sid: sid.as_ref(), now, by: Some((&by, "ada")) };
+        db.store.end_sessions(&end).await.unwrap().sids.len()
+    };
+    assert_eq!((end(Some("unknown")).await, end(Some("one")).await, end(Some("one")).await), (0, 1, 0));
+    assert_eq!((end(None).await, end(None).await), (1, 0));
+    let trail = db.store.trail(&TrailFilter::default(), ALL).await.unwrap();
+    let told: Vec<_> = trail.entries.iter().rev().map(|entry| (&entry.actor, entry.deed.clone())).collect();
+    let deed = |sids: &[&str]| Deed {
+        action: Action::EndSessions,
+        user: ada,
+        username: "ada".into(),
+        changes: sids.iter().map(|sid| Change::new("session", Some(sid), None)).collect(),
+    };
+    assert_eq!(told, [(&by, deed(&["one"])), (&by, deed(&["two"])), (&by, deed(&[]))]);
+}
+
+async fn what_cannot_be_recorded_is_not_done(db: Db) {
+    db.administrator().await;
+    let ada = db.user("ada").await;
+    db.store.create_session(&session(ada, "s", 1_000)).await.unwrap();
+    db.refuse_records().await;
+    let by = root();
+    let ban = AccountPatch { status: Some(AccountStatus::Banned), ..AccountPatch::default() };
+    let end = SessionEnd { user: ada, sid: None, now: Millis(2_000), by: Some((&by, "ada")) };
+    let deed = Deed { action: Action::SetOnlineStatus, user: ada, username: "ada".into(), changes: vec![] };
+    let refused = [
+        db.store.create_account(&new_account("bob"), Some(&by)).await.map(drop),
+        db.store.update_account(ada, &ban, Some(&by)).await.map(drop),
+        db.store.end_sessions(&end).await.map(drop),
+        db.store.delete_account(ada, Some(&by)).await.map(drop),
+        db.store.add_to_trail(&by, &deed).await,
+    ];
+    for outcome in refused {
+        assert!(matches!(outcome, Err(StoreError::Unrecorded(_))), "{outcome:?}");
+    }
+    let account = db.store.account(ada).await.unwrap().unwrap();
+    assert_eq!((account.status, alive(&*db.store, ada, 2_000).await.len()), (AccountStatus::Active, 1));
+    assert!(db.store.credentials("bob").await.unwrap().is_none());
+    // Whoever is no administrator is not recorded, and goes on.
+    assert!(db.store.create_account(&new_account("eve"), None).await.is_ok());
 }
 
 async fn hashes_that_were_made_elsewhere_are_found_newest_first(db: Db) {

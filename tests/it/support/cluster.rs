@@ -1,4 +1,4 @@
-//! A real Redis Cluster for one test: three primaries, a replica each.
+//! A real Redis Cluster for one test: three primaries, with a replica each or none.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use super::{poll::eventually, redis::RedisServer, tether};
 /// Far more than it takes to agree, even on a machine that is busy with something else.
 const AGREES_WITHIN: Duration = Duration::from_mins(1);
 const PRIMARIES: usize = 3;
-const SLOTS: usize = 16_384;
 /// How long a node may be silent before the others take it for dead: as short as a busy machine bears.
 pub const NODE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Six nodes on loopback. They end with the value, and with the test process however that ends.
+/// Nodes on loopback, the primaries first. They end with the value, and with the test process however that ends.
 #[derive(Debug)]
 pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
+    replicas: usize,
 }
 
 /// One line of `CLUSTER NODES`.
@@ -34,8 +34,19 @@ impl Line {
 }
 
 impl RedisCluster {
-    /// Starts the nodes with these arguments besides, and returns when they serve all slots.
+    const SLOTS: u16 = 16_384;
+
+    /// Starts six nodes with these arguments besides, and returns when they serve all slots.
     pub async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(PRIMARIES, arguments).await
+    }
+
+    /// Starts three primaries that no replica stands in for.
+    pub async fn without_replicas(arguments: &[&str]) -> Self {
+        Self::start_with(0, arguments).await
+    }
+
+    async fn start_with(replicas: usize, arguments: &[&str]) -> Self {
         let timeout = NODE_TIMEOUT.as_millis().to_string();
         let own = [
             ["--cluster-enabled", "yes"],
@@ -45,13 +56,13 @@ impl RedisCluster {
             ["--repl-diskless-sync-delay", "0"],
         ];
         let mut nodes = Vec::new();
-        for _ in 0..2 * PRIMARIES {
+        for _ in 0..PRIMARIES + replicas {
             // The port of the bus is 10,000 more by default, which may be anybody's.
             let bus = tether::free_port().to_string();
             let arguments = [own.as_flattened(), &["--cluster-port", &bus], arguments].concat();
             nodes.push(RedisServer::start(&arguments).await);
         }
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, replicas };
         cluster.form().await;
         cluster
     }
@@ -61,7 +72,8 @@ impl RedisCluster {
             // Distinct from the beginning, or they would quarrel first.
             ok(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
             if index < PRIMARIES {
-                let (first, last) = (index * SLOTS / PRIMARIES, (index + 1) * SLOTS / PRIMARIES - 1);
+                let slots = usize::from(Self::SLOTS);
+                let (first, last) = (index * slots / PRIMARIES, (index + 1) * slots / PRIMARIES - 1);
                 ok(node, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             }
             let bus = self.nodes[0].cli(&["CONFIG", "GET", "cluster-port"]);
@@ -70,8 +82,9 @@ impl RedisCluster {
                 ok(node, &["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].port().to_string(), bus]);
             }
         }
-        self.everyone(|lines| lines.len() == 2 * PRIMARIES && lines.iter().all(|line| line.port > 0)).await;
-        for index in 0..PRIMARIES {
+        self.everyone(|lines| lines.len() == self.nodes.len() && lines.iter().all(|line| line.port > 0))
+            .await;
+        for index in 0..self.replicas {
             let id = self.nodes[index].cli(&["CLUSTER", "MYID"]);
             ok(&self.nodes[index + PRIMARIES], &["CLUSTER", "REPLICATE", &id]);
         }
@@ -104,6 +117,12 @@ impl RedisCluster {
         fred::util::redis_keyslot(shard.to_string().as_bytes())
     }
 
+    /// The node that was given a slot at first.
+    pub fn first_owner(slot: u16) -> usize {
+        let first = |index: usize| index * usize::from(Self::SLOTS) / PRIMARIES;
+        (0..PRIMARIES).rfind(|index| first(*index) <= usize::from(slot)).expect("the first begins with 0")
+    }
+
     /// The node that serves a shard, by the word of `witness`.
     pub fn of_shard_by(&self, witness: usize, shard: u32) -> usize {
         self.owner_by(witness, Self::slot_of(shard))
@@ -131,7 +150,7 @@ impl RedisCluster {
         .await;
     }
 
-    /// Waits until all six are there, three of them replicas that follow.
+    /// Waits until all are there, and the replicas follow.
     pub async fn settled(&self) {
         self.everyone(|lines| {
             let replicas = lines.iter().filter(|line| line.flags.contains("slave")).count();
@@ -141,7 +160,10 @@ impl RedisCluster {
                 .map(|(first, last)| usize::from(last - first) + 1)
                 .sum();
             let well = lines.iter().all(|line| !line.flags.contains("fail"));
-            lines.len() == 2 * PRIMARIES && replicas == PRIMARIES && slots == SLOTS && well
+            lines.len() == self.nodes.len()
+                && replicas == self.replicas
+                && slots == usize::from(Self::SLOTS)
+                && well
         })
         .await;
         eventually(AGREES_WITHIN, async || {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tether`] | a child process that ends when its test ends, however that ends |
 //! | [`postgres`] | a fresh database per test on one private server, or a server of the test's own |
+//! | [`clock`] | a server's own wall clock, which a test can step |
 //! | [`redis`] | a private redis-server per test |
 //! | [`cluster`] | a private Redis Cluster of six nodes |
 //! | [`sentinel`] | a private Redis with replicas and sentinels |
@@ -25,6 +26,7 @@
 
 #![allow(dead_code, reason = "this is a toolbox: not every tool is in use at every moment")]
 
+pub mod clock;
 pub mod cluster;
 pub mod dice;
 pub mod http;

@@ -49,15 +49,22 @@ pub struct PrivatePostgres {
     tether: Option<Tether>,
     folder: TempDir,
     port: u16,
+    /// Variables of the server's process.
+    env: Vec<(String, String)>,
 }
 
 impl Postgres {
-    /// A fresh, empty database.
+    /// A fresh, empty database in the server's locale, C.UTF-8.
     pub async fn database() -> TestDatabase {
+        Self::database_with("").await
+    }
+
+    /// A fresh, empty database with further options of `CREATE DATABASE`, such as a locale of its own.
+    pub async fn database_with(options: &str) -> TestDatabase {
         // One start per process at most: two tasks of one thread must not wait for each other's file lock.
         static PORT: OnceCell<u16> = OnceCell::const_new();
         let port = *PORT.get_or_init(shared_port).await;
-        let name = create_database(port).await;
+        let name = create_database(port, options).await;
         TestDatabase { url: url(port, &name), drop_by: Some((url(port, "postgres"), name)) }
     }
 }
@@ -79,16 +86,21 @@ impl Drop for TestDatabase {
 impl PrivatePostgres {
     /// Starts a server.
     pub async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// Starts a server whose process has these variables.
+    pub async fn start_with(env: Vec<(String, String)>) -> Self {
         let folder = tether::folder("postgres");
         initialise(folder.path());
-        let mut server = Self { tether: None, folder, port: 0 };
-        (server.tether, server.port) = launch_anywhere(server.folder.path()).await;
+        let mut server = Self { tether: None, folder, port: 0, env };
+        (server.tether, server.port) = launch_anywhere(server.folder.path(), &server.env).await;
         server
     }
 
     /// A fresh, empty database on this server.
     pub async fn database(&self) -> TestDatabase {
-        TestDatabase { url: url(self.port, &create_database(self.port).await), drop_by: None }
+        TestDatabase { url: url(self.port, &create_database(self.port, "").await), drop_by: None }
     }
 
     /// The server's maintenance database, `postgres`.
@@ -138,7 +150,7 @@ impl PrivatePostgres {
             self.resume();
         }
         self.tether = None;
-        match launch(self.folder.path(), self.port).await {
+        match launch(self.folder.path(), self.port, &self.env).await {
             Ok(tether) => self.tether = Some(tether),
             Err(output) => panic!("PostgreSQL does not come back:\n{output}"),
         }
@@ -197,7 +209,7 @@ async fn shared_port() -> u16 {
     forget_ended_runs(&folder, &run);
     let data = tether::folder("postgres");
     initialise(data.path());
-    let (tether, port) = launch_anywhere(data.path()).await;
+    let (tether, port) = launch_anywhere(data.path(), &[]).await;
     // From here on the keeper sees to the folder, at the end of the run.
     let _ = data.keep();
     tether.expect("a started server").hand_over_to(process);
@@ -221,11 +233,11 @@ fn url(port: u16, database: &str) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/{database}")
 }
 
-async fn create_database(port: u16) -> String {
+async fn create_database(port: u16, options: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let mut server = PgConnection::connect(&url(port, "postgres")).await.expect("the server answers");
-    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} {options}")))
         .execute(&mut server)
         .await
         .expect("a new database");
@@ -264,12 +276,12 @@ fn initialise(folder: &Path) {
 }
 
 /// Starts a server on a free port.
-async fn launch_anywhere(folder: &Path) -> (Option<Tether>, u16) {
+async fn launch_anywhere(folder: &Path, env: &[(String, String)]) -> (Option<Tether>, u16) {
     let mut output = String::new();
     // Between the look for a free port and its use another process may take it. Then the server says so and ends.
     for _ in 0..10 {
         let port = tether::free_port();
-        match launch(folder, port).await {
+        match launch(folder, port, env).await {
             Ok(tether) => return (Some(tether), port),
             Err(said) => output = said,
         }
@@ -278,7 +290,7 @@ async fn launch_anywhere(folder: &Path) -> (Option<Tether>, u16) {
 }
 
 /// Starts a server on this port and waits until it serves; `Err` with its output where it ended instead.
-async fn launch(folder: &Path, port: u16) -> Result<Tether, String> {
+async fn launch(folder: &Path, port: u16, env: &[(String, String)]) -> Result<Tether, String> {
     let data = folder.join("data").into_os_string();
     let port_option = format!("port={port}");
     let options = [
@@ -300,7 +312,7 @@ async fn launch(folder: &Path, port: u16) -> Result<Tether, String> {
     command.extend(options.into_iter().flat_map(|option| ["-c".to_owned(), option.to_owned()]));
     // QUIT is PostgreSQL's immediate shutdown: as fast as a kill, and takes its backends and shared memory along.
     let tether =
-        Tether::start(&Start { folder, signal: "QUIT", user: server_user(), env: &[], command: &command });
+        Tether::start(&Start { folder, signal: "QUIT", user: server_user(), env, command: &command });
     eventually(STARTS_WITHIN, async || {
         if tether.exit_code().is_some() {
             return Ok(Err(tether.output()));

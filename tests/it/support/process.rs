@@ -98,6 +98,22 @@ impl Presenced {
         line(&self.stdout(), name)
     }
 
+    /// The socket of the embedded Redis, as the start prints it for a shell.
+    pub fn redis_socket(&self) -> PathBuf {
+        let line = self.printed("look into Redis: redis-cli -s ").expect("the start prints the socket");
+        let word = line.strip_suffix(" HGETALL 'presence:{0}:user:1'").expect("an example of what to ask");
+        let quoted = word.strip_prefix('\'').and_then(|word| word.strip_suffix('\''));
+        quoted.map_or_else(|| word.to_owned(), |quoted| quoted.replace(r"'\''", "'")).into()
+    }
+
+    /// Runs redis-cli on the embedded Redis and returns what it prints.
+    pub fn redis_cli(&self, words: &[&str]) -> String {
+        let mut command = std::process::Command::new("redis-cli");
+        let output = command.arg("-s").arg(self.redis_socket()).args(words).output();
+        let output = output.expect("redis-cli is installed: scripts/install test");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
     pub fn stdout(&self) -> String {
         self.tether.read("stdout")
     }

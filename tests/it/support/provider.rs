@@ -24,6 +24,8 @@ pub enum Answers {
     Never,
     /// A set of keys without end.
     Endless,
+    /// A set of keys without end, a byte every tenth of a second.
+    Drip,
 }
 
 /// A running provider. Ends with the value.
@@ -37,6 +39,8 @@ pub struct Provider {
 struct State {
     answers: Mutex<Answers>,
     asked: AtomicUsize,
+    /// The first line of each request that was for something else than the keys.
+    strays: Mutex<Vec<String>>,
     sent: AtomicU64,
     tls: Option<TlsAcceptor>,
 }
@@ -64,8 +68,13 @@ impl Provider {
 
     async fn listening(answers: Answers, tls: Option<TlsAcceptor>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let state =
-            State { answers: Mutex::new(answers), asked: AtomicUsize::new(0), sent: AtomicU64::new(0), tls };
+        let state = State {
+            answers: Mutex::new(answers),
+            asked: AtomicUsize::new(0),
+            strays: Mutex::default(),
+            sent: AtomicU64::new(0),
+            tls,
+        };
         let mut provider = Self { port: 0, scheme, state: Arc::new(state), accepting: None };
         provider.up().await;
         provider
@@ -84,6 +93,11 @@ impl Provider {
     /// How often it has been asked.
     pub fn asked(&self) -> usize {
         self.state.asked.load(Ordering::SeqCst)
+    }
+
+    /// What it has been asked besides its keys.
+    pub fn strays(&self) -> Vec<String> {
+        self.state.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many bytes it has sent of answers without end.
@@ -138,6 +152,10 @@ impl State {
             }
         }
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if !request.starts_with(b"GET /keys.json") {
+            let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+            self.strays.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (status, body) = match answers {
             Answers::Text(body) => (200, body),
@@ -146,6 +164,14 @@ impl State {
                 // Until the other side has had enough.
                 let _ = client.read(&mut [0]).await;
                 return Ok(());
+            }
+            Answers::Drip => {
+                client.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"keys\":[").await?;
+                loop {
+                    client.write_all(b" ").await?;
+                    self.sent.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
             }
             Answers::Endless => {
                 client.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"keys\":[").await?;

@@ -23,7 +23,7 @@ pub struct Told {
     pub begun: Instant,
     pub took: Duration,
     pub status: u16,
-    /// What the user said: `online` or `away`.
+    /// What the user came to: `online` or `away`. That is what it said, but for its changes beyond ten a minute.
     pub word: &'static str,
     /// By Redis's clock, ms; where it was acknowledged.
     pub at: i64,
@@ -40,8 +40,8 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Users `first` to `last`. Every third says `online` and `away` in turn, so that each acknowledged heartbeat is a
-    /// transition.
+    /// Users `first` to `last`. Every third says `online` and `away` in turn, so that acknowledged heartbeats are
+    /// transitions.
     pub fn start(apis: &[Api], first: i64, last: i64) -> Self {
         let mut crowd = Self { told: Arc::default(), going: Arc::new(true.into()), users: JoinSet::new() };
         for user in first..=last {
@@ -122,12 +122,16 @@ async fn be(user: i64, apis: &[Api], told: &Mutex<Vec<Told>>, going: &AtomicBool
     while going.load(Ordering::Relaxed) {
         turn += 1;
         let word = if turns(user) { words.next().unwrap() } else { "online" };
-        let begun = Instant::now();
+        let (begun, mut came_to) = (Instant::now(), word);
         let request = apis[turn % apis.len()]
             .request(reqwest::Method::POST, "heartbeat/", Some(&token))
             .json(&json!({"status": word}));
         let (status, at, said) = match try_send(request).await {
             Ok((status, body, _)) => {
+                if let Some(kept) = ["online", "away"].into_iter().find(|word| body["online_status"] == *word)
+                {
+                    came_to = kept;
+                }
                 let at =
                     body["last_seen"].as_str().and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok());
                 (status.as_u16(), at.map_or(0, |at| at.timestamp_millis()), body.to_string())
@@ -135,7 +139,7 @@ async fn be(user: i64, apis: &[Api], told: &Mutex<Vec<Told>>, going: &AtomicBool
             Err(error) => (0, 0, error.to_string()),
         };
         let said = if status == 200 { String::new() } else { said };
-        let beat = Told { user, begun, took: begun.elapsed(), status, word, at, said };
+        let beat = Told { user, begun, took: begun.elapsed(), status, word: came_to, at, said };
         told.lock().unwrap_or_else(PoisonError::into_inner).push(beat);
         sleep(PACE.saturating_sub(begun.elapsed())).await;
     }

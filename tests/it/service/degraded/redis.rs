@@ -27,7 +27,7 @@ async fn goes_away(outage: Outage, ttl: Duration, bound: Duration) -> Scene {
     let mut scene = Scene::start_on(redis, Database::Sqlite, USERS, ttl, &[]).await;
     let crowd = Crowd::start(&scene.api, USERS, CLIENTS, PACE);
     eventually(SOON, async || {
-        let live = scene.redis.cli(&["ZCARD", "presence:{0}:live"]);
+        let live = scene.redis.cli(&["ZCOUNT", "presence:{0}:live", "(0", "+inf"]);
         if live == USERS.to_string() { Ok(()) } else { Err(live) }
     })
     .await;

@@ -57,7 +57,10 @@ async fn an_origin_of_the_setting_may_call_every_path_with_its_methods() {
         let (status, headers) = ask(&scene.api, Method::OPTIONS, path, &QUESTION).await;
         assert_eq!(status, 204, "{path}");
         assert_eq!(headers["access-control-allow-methods"], methods, "{path}");
-        assert_eq!(headers["access-control-allow-headers"], "authorization, content-type, if-none-match");
+        assert_eq!(
+            headers["access-control-allow-headers"],
+            "authorization, content-type, if-none-match, x-presence-activity"
+        );
         assert_eq!(headers["access-control-allow-origin"], ORIGIN);
         assert_eq!(headers["access-control-max-age"], "7200");
         assert!(!headers.contains_key("access-control-allow-credentials"));
