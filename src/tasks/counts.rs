@@ -52,8 +52,9 @@ impl Counts {
         self.claims.at(1).inc_by(users);
     }
 
-    /// Looks at a batch that was committed, and added so many rows to the history: what SQL is told twice adds none. The lag is read off the transitions, whoever of all instances claimed them: the
-    /// id of an entry is the instant at which Redis appended it, `at` the deadline.
+    /// Counts a committed batch that added so many rows to the history. What was sent to SQL twice adds none. The lag is read
+    /// off the transitions, whichever instance claimed them: the id of an entry is the instant at which Redis appended it, `at`
+    /// the deadline.
     pub(super) fn persisted(&self, batch: &[Transition], rows: u64) {
         self.persisted.inc_by(rows);
         for transition in batch {

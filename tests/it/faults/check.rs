@@ -58,8 +58,8 @@ impl Terms {
         self.faults.iter().filter_map(|fault| Some(Span { from: fault.forgot_since?, to: fault.span.to }))
     }
 
-    /// Whether lost data served until then, as far as the service can know. Users of whom nothing is left are dated so where
-    /// SQL knows of no later deadline: they may have been heard until then.
+    /// Whether this instant is about when lost data served last. A user who is in neither Redis nor a later row of SQL is dated
+    /// then, because a heartbeat may have been acknowledged until then.
     fn is_last_service(&self, at: i64) -> bool {
         let mut losses = self.faults.iter().filter(|fault| fault.forgot_since.is_some());
         losses.any(|loss| loss.span.from - SERVED_MS <= at && at <= loss.span.to + SERVED_MS)
