@@ -1,22 +1,23 @@
 -- Records heartbeats of one shard by which something changes, or may: a user newly present, a new session, another status.
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string)  6 hold (string)
---       7 heard (string)  8 lent (set), then for each heartbeat: presence key (hash)
+--       7 heard (string)  8 lent (set)  9 lost (string), then for each heartbeat: presence key (hash)
 -- ARGV  1 ttl_ms  2 how many sessions a presence key holds at most  3 changes_us: the time in which one change of status is
 --       given back, us  4 burst_us: how far ahead all may be given back, us (model::limit)
 --       then for each heartbeat: user id, sid ('' for tokens without one), word (online | away | touch | login)
 -- Reply now_ms, heard in ms where this call has renewed it (an instant at which heartbeats were taken under a standing
 --       fence; else 0), then for each heartbeat: 1 the user is online, 2 away, -1 the account is blocked, -2 the session
 --       has ended, -3 the fence does not stand (Redis was restarted or lost data): see to it, then ask again
--- Appends offline (expired, at the deadline) and online where the deadline had passed unclaimed (online alone while
+-- Appends offline (expired, as lua/claim.lua) and online where the deadline had passed unclaimed (online alone while
 --       claims are on hold); online or away where the user is newly present; a change of status, unless the user's
 --       heartbeats have changed it too often lately. Run again it finds all of it done.
 -- Cost  4 commands and more: the fence and the ended sessions are looked at only where a session is new to the key. A batch
 --       reads `heard` and renews it now and then.
-local live, transitions, blocked, ended, fence, hold, heard, lent = unpack(KEYS, 1, 8)
+local live, transitions, blocked, ended, fence, hold, heard, lent, lost = unpack(KEYS, 1, 9)
+local shard = { hold = hold, lost = lost }
 local ttl_ms, max_sessions = tonumber(ARGV[1]), tonumber(ARGV[2])
 local changes_us, burst_us = tonumber(ARGV[3]), tonumber(ARGV[4])
-local USERS, BEATS = 8, 4 -- so many keys, and arguments, come before those of the heartbeats
+local USERS, BEATS = 9, 4 -- so many keys, and arguments, come before those of the heartbeats
 local now = now_ms()
 local deadline = now + ttl_ms
 local CODES = { online = 1, away = 2 }
@@ -66,7 +67,7 @@ local function settle(key, field, was, before, said)
   if said == 'online' or others.status == 'online' then
     return 'online', 'heartbeat', now
   end
-  return 'away', away_since(others, 'heartbeat', now)
+  return 'away', away_since(shard, others, 'heartbeat', now)
 end
 
 -- Whether the user's heartbeats may change the status once more (GCRA, as lua/limit.lua). What is counted is kept in the
@@ -110,8 +111,9 @@ local function beat(key, user, sid, word)
     end
   else
     local unclaimed = tonumber(redis.call('ZSCORE', live, user) or nil)
-    if unclaimed and unclaimed < now and redis.call('EXISTS', hold) == 0 then
-      append(transitions, user, 'offline', 'expired', unclaimed, seen_by_deadline(lent, user, unclaimed, ttl_ms))
+    local expired = unclaimed and expired_at(shard, unclaimed, now)
+    if expired then
+      append(transitions, user, 'offline', 'expired', expired, seen_by_deadline(lent, user, unclaimed, ttl_ms))
     end
   end
   if was_lent or not was then redis.call('SREM', lent, user) end

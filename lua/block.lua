@@ -1,21 +1,22 @@
 -- Brings fence and live set in line with what SQL says of some accounts, unless someone else did so since SQL was asked.
 --
--- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 moves (string)  5 lent (set), then the presence key (hash)
---       of each account
+-- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 moves (string)  5 lent (set)  6 hold (string)
+--       7 lost (string), then the presence key (hash) of each account
 -- ARGV  1 ttl_ms  2 the moves as they were before SQL was asked ('' for none), then for each account, each once: user id,
 --       verdict (block | allow | gone)
 -- Reply -1 somebody else was here: ask SQL again; else how many users were taken offline
 -- Appends offline (blocked) for each blocked user who was present, or (expired) where the deadline had passed unclaimed;
 --       nothing for an account that is gone. A second run finds the moves changed, and changes nothing.
 -- Cost  4 commands a thousand accounts, and O(log n) for each that is present
-local live, transitions, blocked, moves, lent = unpack(KEYS, 1, 5)
+local live, transitions, blocked, moves, lent, hold, lost = unpack(KEYS, 1, 7)
+local shard = { live = live, transitions = transitions, lent = lent, hold = hold, lost = lost }
 local ttl_ms, expected = tonumber(ARGV[1]), ARGV[2]
 if (redis.call('GET', moves) or '') ~= expected then
   return -1
 end
 local now = now_ms()
 local evicted = 0
-local USERS = 5 -- so many keys come before the users'
+local USERS = 7 -- so many keys come before the users'
 local AT_ONCE = 1000 -- Lua's stack holds some thousands of values
 
 -- Takes the user out of the live set, where those stand who are present; of an account that is gone nothing is told.
@@ -26,7 +27,7 @@ local function evict(key, user, is_gone)
     return redis.call('ZREM', live, user)
   end
   local latest = survey(key, now).latest
-  end_presence(live, transitions, lent, key, user, 'blocked', now, ttl_ms, latest > 0 and latest or nil)
+  end_presence(shard, key, user, 'blocked', now, ttl_ms, latest > 0 and latest or nil)
   return 1
 end
 

@@ -1,6 +1,7 @@
 -- Ends sessions of one shard: their tokens are refused from now on, and a user leaves unless another session is alive.
 --
--- KEYS  1 live (zset)  2 transitions (stream)  3 ended (zset)  4 lent (set), then for each session: presence key (hash)
+-- KEYS  1 live (zset)  2 transitions (stream)  3 ended (zset)  4 lent (set)  5 hold (string)  6 lost (string), then for
+--       each session: presence key (hash)
 -- ARGV  1 ttl_ms  2 how long an ended session is remembered, ms (the lifetime of an access token), then for each session:
 --       user id, sid, ms at which a known token of it expires (0 for none): it is remembered until then as well
 -- Reply for each session: 0 it was not in the key, 1 the user has left, 2 other sessions keep the user present
@@ -9,7 +10,9 @@
 --       sessions gone.
 -- Cost  3 commands for each session, and O(sessions of the user) where it was in the key; forgets at most two ended sessions
 --       whose tokens have expired for each that it adds
-local live, transitions, ended, lent = unpack(KEYS, 1, 4)
+local live, transitions, ended, lent, hold, lost = unpack(KEYS, 1, 6)
+local shard = { live = live, transitions = transitions, lent = lent, hold = hold, lost = lost }
+local SESSIONS = 6 -- so many keys come before those of the sessions
 local ttl_ms, ended_ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 local UNKNOWN, LEFT, STAYS = 0, 1, 2
@@ -27,7 +30,7 @@ local function leave(key, user, sid, expires_at)
   local others = survey(key, now, field)
   redis.call('HDEL', key, field)
   if not others.status then
-    end_presence(live, transitions, lent, key, user, 'logout', now, ttl_ms, session_seen(value))
+    end_presence(shard, key, user, 'logout', now, ttl_ms, session_seen(value))
     return LEFT
   end
   -- The deadline falls back to that of the latest session left; it never moves ahead without a heartbeat.
@@ -35,7 +38,7 @@ local function leave(key, user, sid, expires_at)
   local deadline = math.min(promised, others.latest + others.lifetime_ms)
   redis.call('ZADD', live, deadline, user)
   if others.status ~= was then
-    local reason, at = away_since(others, 'logout', now)
+    local reason, at = away_since(shard, others, 'logout', now)
     redis.call('HSET', key, 'status', others.status, 'since', at)
     append(transitions, user, others.status, reason, at, others.latest)
   end
@@ -44,10 +47,10 @@ local function leave(key, user, sid, expires_at)
   return STAYS
 end
 
-local reply, count = {}, #KEYS - 4
+local reply, count = {}, #KEYS - SESSIONS
 for i = 0, count - 1 do
   local user, sid, expires_at = ARGV[3 + i * 3], ARGV[4 + i * 3], tonumber(ARGV[5 + i * 3])
-  reply[i + 1] = leave(KEYS[5 + i], user, sid, expires_at)
+  reply[i + 1] = leave(KEYS[SESSIONS + 1 + i], user, sid, expires_at)
 end
 -- From 1 on: 0 is the score of the mark of a whole set.
 local over = redis.call('ZRANGE', ended, 1, now, 'BYSCORE', 'LIMIT', 0, 2 * count)

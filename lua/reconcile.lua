@@ -18,14 +18,14 @@ local heard_enough = who == life() and now > tonumber(since) + ttl_ms
 if not heard_enough or not standing(live, transitions, blocked, ended, fence) then
   return -1
 end
-local lost_ms = tonumber(redis.call('GET', lost) or 0)
+local served = served_until(lost)
 local declared = 0
 for i = 2, #ARGV, 2 do
   local user, seen = ARGV[i], tonumber(ARGV[i + 1])
   if not redis.call('ZSCORE', live, user) and redis.call('EXISTS', KEYS[USERS + i / 2]) == 0 then
     -- A last_seen that lies ahead is from before a clock was set back, and tells nothing.
     if seen and seen > now then seen = nil end
-    local at = seen and math.min(now, math.max(seen + ttl_ms, lost_ms)) or now
+    local at = seen and ended_at(seen + ttl_ms, served, now) or now
     append(transitions, user, 'offline', 'expired', at, seen or '')
     declared = declared + 1
   end

@@ -1,21 +1,22 @@
 -- An administrator sets a user's status.
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string)  6 lent (set)
---       7 presence key (hash)
+--       7 hold (string)  8 lost (string)  9 presence key (hash)
 -- ARGV  1 user id  2 status (online | away | offline)  3 ttl_ms
 -- Reply 1 done, -1 the account is blocked, -3 the fence does not stand (Redis was restarted or lost
 --       its data): see to it, then ask again
 -- Appends offline (admin); online or away (admin) where that is a change; offline (expired) before it where the
 --       deadline had passed unclaimed. Run again it finds the status set.
 -- Cost  O(sessions of the user)
-local live, transitions, blocked, ended, fence, lent, key = unpack(KEYS)
+local live, transitions, blocked, ended, fence, lent, hold, lost, key = unpack(KEYS)
+local shard = { live = live, transitions = transitions, lent = lent, hold = hold, lost = lost }
 local user, status, ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
 local DONE, BLOCKED, UNFENCED = 1, -1, -3
 
 if status == 'offline' then
   local latest = survey(key, now).latest
-  end_presence(live, transitions, lent, key, user, 'admin', now, ttl_ms, latest > 0 and latest or nil)
+  end_presence(shard, key, user, 'admin', now, ttl_ms, latest > 0 and latest or nil)
   return DONE
 end
 
@@ -41,7 +42,7 @@ end
 
 if not standing(live, transitions, blocked, ended, fence) then return UNFENCED end
 if redis.call('SISMEMBER', blocked, user) == 1 then return BLOCKED end
-end_presence(live, transitions, lent, key, user, 'expired', now, ttl_ms)
+end_presence(shard, key, user, nil, now, ttl_ms)
 -- It is no sighting: what is known of the user's last heartbeat stays as it is.
 append(transitions, user, status, 'admin', now, '')
 redis.call('HSET', key, 'status', status, 'since', now, 'admin', session_value(status, 0))

@@ -66,11 +66,10 @@ local function survey(key, now, except)
 end
 
 -- Why and since when a user is away of whom no session says online any more: the last one at work may have died before
--- `reason` came, now.
-local function away_since(found, reason, now)
-  if found.before == 'away' and found.online_until then
-    return 'expired', found.online_until
-  end
+-- `reason` came, now. `shard` as in expired_at.
+local function away_since(shard, found, reason, now)
+  local died = found.before == 'away' and found.online_until and expired_at(shard, found.online_until, now)
+  if died then return 'expired', died end
   return reason, now
 end
 

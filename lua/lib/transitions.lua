@@ -11,20 +11,39 @@ local function seen_by_deadline(lent, user, deadline, ttl_ms)
   return redis.call('SISMEMBER', lent, user) == 1 and '' or deadline - ttl_ms
 end
 
--- Takes the user out of the live set and says why: as `expired`, at the deadline, where that had passed unclaimed; else
--- as `reason`, now. `seen` as in append; nil where only the deadline tells. Returns whether the user was in it.
-local function end_presence(live, stream, lent, key, user, reason, now, ttl_ms, seen)
-  local deadline = tonumber(redis.call('ZSCORE', live, user) or nil)
+-- Until when data served that are lost, ms; 0 where none were.
+local function served_until(lost)
+  return tonumber(redis.call('GET', lost) or 0)
+end
+
+-- When a presence ended whose deadline has passed: at the deadline, but not before lost data served last. The user may have had a
+-- later deadline in them.
+local function ended_at(deadline, served, now)
+  return math.min(now, math.max(deadline, served))
+end
+
+-- The same for one presence: nil where its deadline has not passed, or tells nothing because claims are on hold.
+local function expired_at(shard, deadline, now)
+  if deadline >= now or redis.call('EXISTS', shard.hold) == 1 then return nil end
+  return ended_at(deadline, served_until(shard.lost), now)
+end
+
+-- Takes the user out of the live set and says why: as `expired` where the deadline had passed unclaimed; else as `reason`,
+-- now (nil: the user stays, and nothing is said). `shard` names its keys live, transitions, lent, hold and lost; `seen` as in
+-- append, nil where only the deadline tells. Returns whether the user was in it.
+local function end_presence(shard, key, user, reason, now, ttl_ms, seen)
+  local deadline = tonumber(redis.call('ZSCORE', shard.live, user) or nil)
   redis.call('DEL', key)
   if deadline then
-    redis.call('ZREM', live, user)
-    local by_deadline = seen_by_deadline(lent, user, deadline, ttl_ms)
-    if deadline < now then
-      append(stream, user, 'offline', 'expired', deadline, by_deadline)
-    else
-      append(stream, user, 'offline', reason, now, seen or by_deadline)
+    redis.call('ZREM', shard.live, user)
+    local by_deadline = seen_by_deadline(shard.lent, user, deadline, ttl_ms)
+    local expired = expired_at(shard, deadline, now)
+    if expired then
+      append(shard.transitions, user, 'offline', 'expired', expired, by_deadline)
+    elseif reason then
+      append(shard.transitions, user, 'offline', reason, now, seen or by_deadline)
     end
   end
-  redis.call('SREM', lent, user)
+  redis.call('SREM', shard.lent, user)
   return deadline ~= nil
 end

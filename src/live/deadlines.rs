@@ -126,7 +126,7 @@ impl LiveSet {
         let claimed: u64 = named::claim
             .run(&self.back, || {
                 let mut names = keys.of_a_fence().to_vec();
-                names.extend([keys.hold(), keys.lent()]);
+                names.extend([keys.hold(), keys.lent(), keys.lost()]);
                 names.extend(users.iter().map(|user| keys.user(*user)));
                 let mut args: Vec<Value> = vec![self.ttl_ms().into()];
                 args.extend(users.iter().map(|user| Value::from(*user)));

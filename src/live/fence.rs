@@ -145,8 +145,8 @@ impl LiveSet {
         let keys = self.keys(shard);
         let evicted: i64 = named::block
             .run(&self.back, || {
-                let mut names =
-                    vec![keys.live(), keys.transitions(), keys.blocked(), keys.moves(), keys.lent()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.blocked(), keys.moves()];
+                names.extend([keys.lent(), keys.hold(), keys.lost()]);
                 names.extend(verdicts.iter().map(|(user, _)| keys.user(*user)));
                 let mut args: Vec<Value> = vec![self.ttl_ms().into(), moves.into()];
                 for (user, verdict) in verdicts {

@@ -91,7 +91,7 @@ impl LiveSet {
     fn arrival(&self, shard: u32, batch: &[Heartbeat]) -> (Vec<Key>, Vec<Value>) {
         let keys = self.keys(shard);
         let mut names = keys.of_a_fence().to_vec();
-        names.extend([keys.hold(), keys.heard(), keys.lent()]);
+        names.extend([keys.hold(), keys.heard(), keys.lent(), keys.lost()]);
         let mut args: Vec<Value> = vec![
             self.ttl_ms().into(),
             i64::from(self.options.max_sessions).into(),

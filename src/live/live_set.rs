@@ -244,7 +244,8 @@ impl LiveSet {
         let ended_ttl_ms = i64::try_from(self.options.ended_ttl.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<i64> = named::leave
             .run(link, || {
-                let mut names = vec![keys.live(), keys.transitions(), keys.ended(), keys.lent()];
+                let mut names = vec![keys.live(), keys.transitions(), keys.ended()];
+                names.extend([keys.lent(), keys.hold(), keys.lost()]);
                 let mut args: Vec<Value> = vec![self.ttl_ms().into(), ended_ttl_ms.into()];
                 for (user, sid) in sessions {
                     names.push(keys.user(*user));
@@ -262,7 +263,7 @@ impl LiveSet {
         let reply: i64 = named::set_status
             .run(&self.front, || {
                 let mut names = keys.of_a_fence().to_vec();
-                names.extend([keys.lent(), keys.user(user)]);
+                names.extend([keys.lent(), keys.hold(), keys.lost(), keys.user(user)]);
                 (names, vec![user.into(), Value::from_static_str(to.as_str()), self.ttl_ms().into()])
             })
             .await?;

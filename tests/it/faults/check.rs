@@ -65,6 +65,11 @@ impl Terms {
         losses.any(|loss| loss.span.from - SERVED_MS <= at && at <= loss.span.to + SERVED_MS)
     }
 
+    /// Whether single keys went since then: the instant until which lost data served may be among them.
+    fn evicts_since(&self, at: i64) -> bool {
+        self.faults.iter().any(|fault| fault.name == "EvictKeys" && fault.span.to >= at)
+    }
+
     /// Whether a deadline that was set at `since` may have been forgotten by `until`.
     fn may_be_lost(&self, since: i64, until: i64) -> bool {
         self.losses().any(|loss| loss.meets(Span { from: since, to: until }))
@@ -104,6 +109,9 @@ fn chains(rows: &[Row]) -> Vec<String> {
         }
         status = &row.to;
     }
+    for pair in rows.windows(2).filter(|pair| pair[1].at < pair[0].at) {
+        wrong.push(format!("dated before the row that precedes it: {:?}, then {:?}", pair[0], pair[1]));
+    }
     if status != "offline" {
         wrong.push(format!("the history ends {status}"));
     }
@@ -136,6 +144,10 @@ fn expiries_have_a_cause(told: &Told, rows: &[Row], terms: &Terms) -> Vec<String
             let stands = told.is_plain(Span { from: beat.at, to: row.appended.max(row.at) });
             if after && stands && !terms.is_lost(beat.at) {
                 wrong.push(format!("taken offline though heard at {}: {row:?}", beat.at));
+            }
+            // Nor, where it was lost, is the user said to have gone before it.
+            if after && stands && beat.at > row.at && !terms.evicts_since(beat.at) {
+                wrong.push(format!("dated before the heartbeat at {}: {row:?}", beat.at));
             }
         }
     }
@@ -364,6 +376,20 @@ mod tests {
         };
         assert_eq!(served(2_900), Vec::<String>::new(), "the lost data may have served until then");
         assert!(!served(3_100).is_empty());
+    }
+
+    #[test]
+    fn even_a_loss_excuses_no_date_before_what_was_heard_or_recorded() {
+        let beats = told(&[1_000, 2_000, 3_000]);
+        let faults = || vec![loss(1_500, 3_100, 3_200)];
+        let mut rows = life(1_000, 1_000);
+        (rows[1].appended, rows[1].recorded_at) = (4_750, 4_800);
+        assert!(!verdict(&beats, &rows, faults()).is_empty(), "heard at 3,000, and gone at 2,500");
+        rows[1].at = 3_100;
+        assert_eq!(verdict(&beats, &rows, faults()), Vec::<String>::new());
+        rows.insert(1, row("online", "away", "heartbeat", 3_150, 3_150));
+        rows[2].from = "away".into();
+        assert!(!verdict(&beats, &rows, faults()).is_empty(), "away at 3,150, and gone at 3,100");
     }
 
     #[test]

@@ -172,8 +172,8 @@ impl Life {
         self.alive(now).map(|session| session.seen).max().filter(|seen| *seen > 0)
     }
 
-    /// Since when nobody alive says online, though somebody did who died meanwhile.
-    fn away_since(&self, now: i64) -> Option<i64> {
+    /// When the last session died that had said online, where the living ones say away.
+    fn online_until(&self, now: i64) -> Option<i64> {
         let dead = self.sessions.values().filter(|one| one.seen + TTL < now && one.said == Online);
         // What was lent stands alone, and lives until the deadline.
         let dead = dead.filter(|_| !self.is_lent());
@@ -223,16 +223,30 @@ impl Shard {
         self.stream.push(Entry { user, to, reason, at, seen, raw: None });
     }
 
-    /// Ends the user's life, at the deadline if that has passed. Whether there was one in the live set.
-    pub fn end(&mut self, user: UserId, reason: Reason, when: When) -> bool {
+    /// When something ended that lasted until a deadline: `None` before it, or while deadlines tell nothing. Not before lost data
+    /// served last.
+    pub fn expired_at(&self, deadline: i64, when: When) -> Option<i64> {
+        let passed = deadline < when.now && !self.on_hold(when);
+        passed.then(|| deadline.max(self.lost.unwrap_or(0)).min(when.now))
+    }
+
+    /// Since when nobody alive says online, though somebody did who died meanwhile.
+    fn away_since(&self, user: UserId, when: When) -> Option<i64> {
+        let until = self.life(user, when)?.online_until(when.now)?;
+        self.expired_at(until, when)
+    }
+
+    /// Ends the user's life: as expired if its deadline has passed, else by `reason`, if there is one. Whether there was one in
+    /// the live set.
+    pub fn end(&mut self, user: UserId, reason: Option<Reason>, when: When) -> bool {
         let life = self.live.remove(&user);
         let seen = life.as_ref().and_then(|life| self.seen_by(user, life.deadline));
         self.lent.remove(&user);
         let Some(life) = life.filter(|life| life.listed) else { return false };
-        if life.deadline < when.now {
-            self.append(user, Offline, Reason::Expired, life.deadline, seen);
-        } else {
-            self.append(user, Offline, reason, when.now, seen);
+        match (self.expired_at(life.deadline, when), reason) {
+            (Some(at), _) => self.append(user, Offline, Reason::Expired, at, seen),
+            (None, Some(reason)) => self.append(user, Offline, reason, when.now, seen),
+            (None, None) => {}
         }
         true
     }
@@ -285,7 +299,7 @@ impl Shard {
             return refusals;
         }
         let before = life.as_ref().and_then(|life| life.truth(now));
-        let died = life.as_ref().and_then(|life| life.away_since(now));
+        let died = self.away_since(user, when);
         let own = life.as_ref().and_then(|life| life.sessions.get(&field));
         let said = match beat.word {
             HeartbeatWord::Away => Away,
@@ -297,9 +311,7 @@ impl Shard {
             },
         };
         if life.is_none() {
-            if self.deadline(user).is_some_and(|deadline| deadline < now) && !self.on_hold(when) {
-                self.end(user, Reason::Expired, when);
-            }
+            self.end(user, None, when);
             self.live.insert(user, Life::begun(now, Offline));
         }
         self.lent.remove(&user);
@@ -352,13 +364,13 @@ impl Shard {
         if self.life(user, when).is_none_or(|life| !life.sessions.contains_key(&field)) {
             return;
         }
+        let died = self.away_since(user, when);
         let life = self.live.get_mut(&user).expect("a life");
-        let died = life.away_since(when.now);
         let had = life.sessions.remove(&field);
         match life.last_heard(when.now) {
             None => {
                 life.sessions.extend(had.map(|had| (field, had)));
-                self.end(user, Reason::Logout, when);
+                self.end(user, Some(Reason::Logout), when);
             }
             Some(heard) => {
                 (life.deadline, life.listed) = (life.deadline.min(heard + TTL), true);
@@ -370,7 +382,7 @@ impl Shard {
     /// What an administrator says; the refusal, if it is refused.
     pub fn set_status(&mut self, user: UserId, to: OnlineStatus, when: When) -> Option<HeartbeatOutcome> {
         if to == Offline {
-            self.end(user, Reason::Admin, when);
+            self.end(user, Some(Reason::Admin), when);
             return None;
         }
         if self.life(user, when).is_some_and(|life| life.deadline >= when.now && life.listed) {
@@ -393,7 +405,7 @@ impl Shard {
         if self.blocked.contains(&user) {
             return Some(HeartbeatOutcome::Blocked);
         }
-        self.end(user, Reason::Expired, when);
+        self.end(user, None, when);
         let mut life = Life::begun(when.now, to);
         life.sessions.insert(LENT.to_owned(), Session { seen: 0, said: to });
         self.live.insert(user, life);

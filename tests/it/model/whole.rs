@@ -79,7 +79,7 @@ impl Shard {
         let mut claimed = 0;
         for user in users {
             if self.deadline(*user).is_some_and(|deadline| deadline < when.now) {
-                self.end(*user, Reason::Expired, when);
+                self.end(*user, None, when);
                 claimed += 1;
             }
         }
@@ -90,7 +90,7 @@ impl Shard {
     pub fn block(&mut self, user: UserId, when: When) -> bool {
         self.blocked.insert(user);
         if self.deadline(user).is_some() {
-            return self.end(user, Reason::Blocked, when);
+            return self.end(user, Some(Reason::Blocked), when);
         }
         self.live.remove(&user);
         false

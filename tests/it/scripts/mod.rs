@@ -15,6 +15,7 @@ mod leave;
 mod lent;
 mod life;
 mod limit;
+mod lost;
 mod measure;
 mod mend;
 mod raise;
