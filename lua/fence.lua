@@ -1,15 +1,15 @@
 -- Reads the state of a shard's fence.
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string: life, cursor)  6 moves (string)
---       7 heard (string)
+--       7 heard (string)  8 hold (string)
 -- ARGV  none
--- Reply six words: the cursor where the fence stands ('' where it does not); the fence of a former life, whole ('' for
+-- Reply seven words: the cursor where the fence stands ('' where it does not); the fence of a former life, whole ('' for
 --       none, or where a key that belongs to it is gone); moves ('' for none); heard in ms (0 for never); the ms of the newest
 --       id that the stream has given (0 for none); 1 where the shard had a fence, in whatever life, and has lost the live
---       set or the stream since (else 0)
+--       set or the stream since (else 0); 1 while claims are on hold (else 0)
 -- Appends nothing; reads never write.
 -- Cost  O(1)
-local live, transitions, blocked, ended, fence, moves, heard = unpack(KEYS)
+local live, transitions, blocked, ended, fence, moves, heard, hold = unpack(KEYS)
 local stands, cursor, whole = standing(live, transitions, blocked, ended, fence)
 local newest, has_stream = 0, redis.call('EXISTS', transitions) == 1
 if has_stream then
@@ -27,4 +27,5 @@ return {
   last_heard or '0',
   tostring(newest),
   is_damaged and '1' or '0',
+  tostring(redis.call('EXISTS', hold)),
 }

@@ -3,8 +3,8 @@
 --
 -- KEYS  1 live (zset)  2 transitions (stream)  3 blocked (set)  4 ended (zset)  5 fence (string: life, cursor)
 --       6 building (string: token of the building under way)  7 hold (string)  8 lost (string)
--- ARGV  1 step (build | move | adopt)  2 cursor  3 what must still hold: the token that the building bears (build), the
---       cursor that the fence stands at (move), the fence of the former life, whole (adopt)  4 hold_ms: for how long no
+-- ARGV  1 step (note | build | move | adopt)  2 cursor ('' to note a loss alone)  3 what must still hold: the token that the building
+--       bears (note, build), the cursor that the fence stands at (move), the fence of the former life, whole (adopt)  4 hold_ms: for how long no
 --       deadline is claimed from now on, because data was lost (0 for no hold)  5 lost_ms: the last moment at which the lost
 --       data are known to have served (0 where none were lost)  6 the newest stream id that SQL holds ('' for none)
 --       7 consumer group
@@ -40,7 +40,7 @@ local function make_whole()
 end
 
 local holds
-if step == 'build' then
+if step == 'build' or step == 'note' then
   holds = redis.call('GET', building) == expected
 elseif step == 'move' then
   holds = redis.call('GET', fence) == life() .. ' ' .. expected
@@ -51,11 +51,11 @@ if not holds then
   return 0
 end
 if step == 'build' then make_whole() end
-redis.call('SET', fence, life() .. ' ' .. cursor)
+if step ~= 'note' then redis.call('SET', fence, life() .. ' ' .. cursor) end
 if tonumber(hold_ms) > 0 then
   redis.call('SET', hold, 'data was lost', 'PX', hold_ms)
 end
-if tonumber(lost_ms) > 0 then
+if tonumber(lost_ms) > tonumber(redis.call('GET', lost) or 0) then
   redis.call('SET', lost, lost_ms)
 end
 return 1

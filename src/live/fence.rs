@@ -35,10 +35,15 @@ pub struct Fence {
     pub former: Option<FormerFence>,
     /// What [`LiveSet::block`] must be given to be believed; empty where Redis holds none.
     pub moves: String,
-    /// The latest instant of which Redis's data tell that it was written to, ms; 0 for never.
-    pub newest: Millis,
+    /// The latest instant, as Redis's data tell it, at which heartbeats were taken under a fence that stood, ms; 0 for never. What
+    /// a server took since it came back with older data is not in it.
+    pub heard: Millis,
+    /// The instant of the newest id that the stream has given; 0 for none.
+    pub newest_entry: Millis,
     /// Whether the shard had a fence, in whatever life, and has lost the live set or the stream since.
     pub is_damaged: bool,
+    /// Whether data were lost less than a TTL ago, so that no deadline is claimed.
+    pub is_on_hold: bool,
 }
 
 /// A fence of a former life.
@@ -101,18 +106,18 @@ impl LiveSet {
     /// The state of a shard's fence (`lua/fence.lua`).
     pub async fn fence(&self, shard: u32) -> Result<Fence> {
         let keys = self.keys(shard);
-        let reply: [String; 6] = named::fence
+        let reply: [String; 7] = named::fence
             .run::<Vec<String>>(&self.back, || {
                 let mut names = keys.of_a_fence().to_vec();
-                names.extend([keys.moves(), keys.heard()]);
+                names.extend([keys.moves(), keys.heard(), keys.hold()]);
                 (names, vec![])
             })
             .await?
             .try_into()
             .map_err(|_| unexpected("fence", "its length"))?;
-        let [cursor, former, moves, heard, newest, damaged] = reply;
+        let [cursor, former, moves, heard, newest, damaged, held] = reply;
         let instant = |text: &str| text.parse().map(Millis).map_err(|_| unexpected("fence", "no number"));
-        let (heard, newest) = (instant(&heard)?, instant(&newest)?);
+        let (heard, newest_entry) = (instant(&heard)?, instant(&newest)?);
         let known = self.heard(shard);
         let former = former.split_once(' ').map(|(_, cursor)| FormerFence {
             cursor: cursor.to_owned(),
@@ -123,14 +128,17 @@ impl LiveSet {
             cursor: Some(cursor).filter(|cursor| !cursor.is_empty()),
             former,
             moves,
-            newest: heard.max(newest),
+            heard,
+            newest_entry,
             is_damaged: damaged == "1",
+            is_on_hold: held == "1",
         })
     }
 
-    /// Whether a shard's Redis held later data than `fence` tells of, as far as this process saw it.
+    /// Whether a shard's Redis held later data than `fence` tells of, as far as this process saw it. The stream does not tell: a
+    /// logout or a block may have been written to it since the server came back with older data.
     pub fn knows_of_later_data(&self, shard: u32, fence: &Fence) -> bool {
-        self.heard(shard) > fence.newest
+        self.heard(shard) > fence.heard
     }
 
     /// Brings fence and live set of a shard in line with SQL's verdicts (`lua/block.lua`), where `moves` is as
@@ -216,6 +224,12 @@ impl LiveSet {
     /// since [`Self::begin_fence`] gave the token.
     pub async fn raise_fence(&self, shard: u32, cursor: &str, token: &str, loss: &Loss) -> Result<bool> {
         self.set_fence(shard, ["build", cursor, token], loss).await
+    }
+
+    /// Notes what a shard has lost while its fence is still being built (`lua/raise.lua`), so that it is known to whoever goes on, should
+    /// this process end; whether the token still holds.
+    pub async fn note_loss(&self, shard: u32, token: &str, loss: &Loss) -> Result<bool> {
+        self.set_fence(shard, ["note", "", token], loss).await
     }
 
     /// Moves a shard's fence along the log, from one cursor to another; whether it was still there.

@@ -140,11 +140,11 @@ impl FenceKeeper {
         for (shard, fence) in shards.iter().copied().zip(fences) {
             match (fence.cursor, fence.former) {
                 (Some(_), _) => {}
-                (None, Some(former)) if former.is_whole => whole.push((shard, former, fence.newest)),
+                (None, Some(former)) if former.is_whole => whole.push((shard, former, fence.heard)),
                 (None, _) => drop(lacking.insert(shard)),
             }
         }
-        let Some(since) = whole.iter().map(|(_, _, newest)| *newest).min() else { return Ok(lacking) };
+        let Some(since) = whole.iter().map(|(_, _, heard)| *heard).min() else { return Ok(lacking) };
         // The last moments may be missing all the same, and SQL knows who was blocked or logged out in them. Where it
         // does not say so soon it must do without: heartbeats do not wait for SQL.
         let cursors: BTreeSet<&str> = whole.iter().map(|(_, former, _)| former.cursor.as_str()).collect();

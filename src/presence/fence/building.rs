@@ -30,7 +30,7 @@ struct Before {
     cursors: HashSet<String>,
     /// What each has lost.
     losses: BTreeMap<u32, Loss>,
-    /// Those that have lost their live set or their stream alone.
+    /// Those whose users are to be compared with SQL: which have lost data, or their live set or their stream alone.
     damaged: BTreeSet<u32>,
 }
 
@@ -78,6 +78,12 @@ impl FenceKeeper {
     async fn build_under(&self, mut site: Site) -> Result<bool> {
         let shards = site.shards.clone();
         let before = self.what_was_there(&shards).await?;
+        // What is told to Redis below makes its data look newer than they were.
+        for (shard, loss) in before.losses.iter().filter(|(_, loss)| !loss.hold.is_zero()) {
+            if !self.live.note_loss(*shard, &site.token, loss).await? {
+                return Ok(false);
+            }
+        }
         let cursor = self.store.change_cursor().await?;
         let (mut blocked, mut after) = (0, 0);
         loop {
@@ -174,11 +180,13 @@ impl FenceKeeper {
             let fence = self.live.fence(*shard).await?;
             let in_sql = self.store.newest_transition(*shard).await?;
             lost |= self.live.knows_of_later_data(*shard, &fence);
-            lost |= in_sql.is_some_and(|at| at > fence.newest);
+            lost |= in_sql.is_some_and(|at| at > fence.heard.max(fence.newest_entry));
+            // Found by somebody who did not come to an end with it.
+            lost |= fence.is_on_hold;
             if fence.is_damaged {
                 before.damaged.insert(*shard);
             }
-            let known = self.live.last_heard(*shard).max(fence.newest).max(in_sql.unwrap_or(Millis(0)));
+            let known = self.live.last_heard(*shard).max(fence.heard).max(in_sql.unwrap_or(Millis(0)));
             let before_it =
                 Loss { hold: Duration::ZERO, served_until: known.plus(SERVED_MARGIN_MS), newest_in_sql };
             before.losses.insert(*shard, before_it);
@@ -187,6 +195,7 @@ impl FenceKeeper {
         for (shard, loss) in &mut before.losses {
             if lost {
                 loss.hold = self.live.ttl();
+                before.damaged.insert(*shard);
             } else if !before.damaged.contains(shard) {
                 loss.served_until = Millis(0);
             }

@@ -19,14 +19,14 @@ const LATELY_MS: i64 = 60_000;
 const AT_ONCE: usize = 1_024;
 
 impl FenceKeeper {
-    /// Tells these shards which accounts have changed since a cursor, and which sessions ended lately.
+    /// Tells these shards which accounts have changed since a cursor, and which sessions ended since they were last `heard`.
     pub(super) async fn tell_lately(
         &self,
         cursors: &BTreeSet<&str>,
-        newest: Millis,
+        heard: Millis,
         within: &BTreeSet<u32>,
     ) -> Result<()> {
-        let ended = self.store.sessions_ended_since(newest.plus(-LATELY_MS)).await?;
+        let ended = self.store.sessions_ended_since(heard.plus(-LATELY_MS)).await?;
         self.live.end_again(&self.sessions_within(ended, within)).await?;
         for cursor in cursors {
             let changes = self.store.account_changes(&ChangeCursor((*cursor).to_owned())).await?;

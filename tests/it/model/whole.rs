@@ -68,7 +68,7 @@ impl Shard {
     pub fn raise(&mut self, lost: Option<i64>) {
         self.fence = Fence::Stands("0".into());
         self.marks = BTreeSet::from(Part::MARKED);
-        self.lost = lost.or(self.lost);
+        self.lost = lost.max(self.lost);
     }
 
     /// Claims what has passed; how many.
@@ -109,12 +109,13 @@ impl Shard {
 
     /// Declares offline whom Redis does not know; `None` where it has not been heard for a TTL.
     pub fn reconcile(&mut self, users: &[(UserId, Option<i64>)], when: When) -> Option<u64> {
-        if !self.fenced() || self.epoch.is_none_or(|since| when.now <= since + TTL) {
+        let served = self.lost.unwrap_or(0);
+        let too_early = |since: i64| when.now <= since + TTL;
+        if !self.fenced() || self.epoch.is_none_or(too_early) || (when.now - served).abs() <= TTL {
             return None;
         }
         let is_missing = |user: UserId| self.deadline(user).is_none() && self.life(user, when).is_none();
         let missing: Vec<_> = users.iter().filter(|(user, _)| is_missing(*user)).copied().collect();
-        let served = self.lost.unwrap_or(0);
         for (user, seen) in &missing {
             let seen = seen.filter(|seen| *seen <= when.now);
             let at = seen.map_or(when.now, |seen| when.now.min(served.max(seen + TTL)));

@@ -37,6 +37,28 @@ async fn a_new_shard_is_made_whole_and_nothing_is_on_hold() {
     }
 }
 
+/// Should its builder die, the next finds it.
+#[tokio::test]
+async fn a_loss_is_noted_before_the_fence_stands_and_the_later_instant_stays() {
+    let bench = Bench::unfenced().await;
+    let served_until = Millis(now_ms() - 1_000);
+    let loss = Loss { hold: Duration::from_mins(2), served_until, newest_in_sql: None };
+    assert!(!bench.live.note_loss(0, "bench", &loss).await.unwrap(), "nobody builds");
+    assert!(bench.live.begin_fence(0, "bench").await.unwrap());
+    assert!(!bench.live.fence(0).await.unwrap().is_on_hold);
+    for _ in 0..2 {
+        assert!(bench.live.note_loss(0, "bench", &loss).await.unwrap());
+        let fence = bench.live.fence(0).await.unwrap();
+        assert_eq!((fence.cursor, fence.is_on_hold), (None, true));
+        assert_eq!(bench.redis.cli(&["EXISTS", FENCE, STREAM, LIVE]), "0");
+    }
+    for (known, noted) in [(-500, served_until.0), (500, served_until.0 + 500)] {
+        let loss = Loss { served_until: served_until.plus(known), ..loss };
+        assert!(bench.live.raise_fence(0, "0", "bench", &loss).await.unwrap());
+        assert_eq!(bench.redis.cli(&["GET", LOST]), noted.to_string());
+    }
+}
+
 #[tokio::test]
 async fn raised_again_over_data_it_takes_nothing_away() {
     let bench = Bench::start().await;

@@ -73,18 +73,34 @@ async fn the_missing_are_declared_offline_at_the_end_of_their_ttl_and_the_presen
 async fn whom_lost_data_served_is_missed_no_earlier_than_they_are_known_to_have_served() {
     let bench = heard_enough().await;
     let now = now_ms();
-    let lost = now - 10_000;
+    let lost = now - TTL_MS - 10_000;
     bench.raise_fence_after(&Loss { served_until: Millis(lost), ..Loss::default() }).await;
-    assert_eq!(declared(&bench, 1, Some(now - TTL_MS - 60_000)).await.0, lost, "a later deadline is lost");
+    assert_eq!(
+        declared(&bench, 1, Some(now - 2 * TTL_MS - 60_000)).await.0,
+        lost,
+        "a later deadline is lost"
+    );
     assert_eq!(
         declared(&bench, 2, Some(now - TTL_MS - 5_000)).await.0,
         now - 5_000,
         "nor does it end sooner"
     );
-    // The instant is known with a margin; none is later than now.
+    // One that lies far ahead is from before the clock was set back. No expiry is later than now.
     bench.redis.cli(&["SET", "presence:{0}:lost", &(now + 3_600_000).to_string()]);
     let (at, _) = declared(&bench, 3, Some(now - TTL_MS - 60_000)).await;
     assert!((now..=now_ms()).contains(&at), "{at}");
+}
+
+/// Who was heard just before may send the next heartbeat as late as this.
+#[tokio::test]
+async fn nobody_is_missed_before_a_ttl_has_passed_since_data_were_lost() {
+    let bench = heard_enough().await;
+    let lost = now_ms() - TTL_MS + 5_000;
+    bench.raise_fence_after(&Loss { served_until: Millis(lost), ..Loss::default() }).await;
+    assert_eq!(bench.live.reconcile(0, &[(7, None)]).await.unwrap(), None);
+    assert!(bench.transitions().is_empty());
+    bench.redis.cli(&["SET", "presence:{0}:lost", &(lost - 6_000).to_string()]);
+    assert_eq!(bench.live.reconcile(0, &[(7, None)]).await.unwrap(), Some(1));
 }
 
 #[tokio::test]
