@@ -62,7 +62,10 @@ impl Terms {
     /// then, because a heartbeat may have been acknowledged until then.
     fn is_last_service(&self, at: i64) -> bool {
         let mut losses = self.faults.iter().filter(|fault| fault.forgot_since.is_some());
-        losses.any(|loss| loss.span.from - SERVED_MS <= at && at <= loss.span.to + SERVED_MS)
+        // What is written before the fence stands again may count as service.
+        losses.any(|loss| {
+            loss.span.from - SERVED_MS <= at && at <= loss.span.to + loss.aftermath_ms + SERVED_MS
+        })
     }
 
     /// Whether single keys went since then: the instant until which lost data served may be among them.
@@ -142,7 +145,9 @@ fn expiries_have_a_cause(told: &Told, rows: &[Row], terms: &Terms) -> Vec<String
         for beat in &told.beats {
             let after = beat.at > base + 1 && beat.at < row.appended && Some(beat.at) != returned;
             let stands = told.is_plain(Span { from: beat.at, to: row.appended.max(row.at) });
-            if after && stands && !terms.is_lost(beat.at) {
+            // A heartbeat may have been lost with its key, though not the user's presence until data served last.
+            let is_lost = terms.is_lost(beat.at) || (beat.at <= row.at && terms.is_last_service(row.at));
+            if after && stands && !is_lost {
                 wrong.push(format!("taken offline though heard at {}: {row:?}", beat.at));
             }
             // Nor, where it was lost, is the user said to have gone before it.
