@@ -8,6 +8,7 @@ mod batch;
 mod change_range;
 mod import;
 mod lease;
+mod list_query;
 mod listing;
 mod names;
 pub mod postgres;

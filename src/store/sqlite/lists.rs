@@ -3,22 +3,42 @@
 use sqlx::{QueryBuilder, query, query_as};
 
 use super::{SqliteLease, accounts, begin, json_ids, text};
-use crate::model::login_name::fold;
-use crate::model::{AccountStatus, Millis, OnlineStatus, Place, UserId};
-use crate::store::listing::{
-    ASKS, ListRow, ON_PAGE, all_accounts, block, listed, place_begin, place_end, total_begin, total_end,
-};
-use crate::store::rows::account_columns;
+use crate::model::{Millis, OnlineStatus, Place, UserId};
+use crate::store::list_query::{self, Dialect};
+use crate::store::listing::{ListRow, block, listed};
 use crate::store::texts::fits;
-use crate::store::{AccountFilter, AccountList, EmailSearch, Result};
+use crate::store::{AccountFilter, AccountList, Result};
 
-type Sql = QueryBuilder<sqlx::Sqlite>;
+impl Dialect for sqlx::Sqlite {
+    const HOLDS: [&'static str; 2] = ["instr(n.name_key, ", ") > 0"];
 
-/// Whether a key holds a text, which goes between the two.
-const BEGIN_FIND: &str = "instr(n.name_key, ";
-const END_FIND: &str = ") > 0";
+    fn bind_number(sql: &mut QueryBuilder<Self>, number: i64) {
+        sql.push_bind(number);
+    }
 
-/// Only the conditions that are asked for stand in the statement, so each kind of list gets a plan of its own.
+    fn bind_text(sql: &mut QueryBuilder<Self>, text: String) {
+        sql.push_bind(text);
+    }
+
+    fn bind_instant(sql: &mut QueryBuilder<Self>, at: Millis) {
+        sql.push_bind(text(at));
+    }
+
+    fn push_is_one_of(sql: &mut QueryBuilder<Self>, users: &[UserId]) {
+        sql.push("u.id IN (SELECT value FROM json_each(").push_bind(json_ids(users)).push("))");
+    }
+
+    /// An object, whose keys and values come without a further look into it. The limit keeps the rows in a table of their own,
+    /// and the type of the cast lets it have an index; without either, each account would be compared with every correction.
+    fn push_corrections(sql: &mut QueryBuilder<Self>, corrections: &[(UserId, OnlineStatus)]) {
+        let statuses: serde_json::Map<String, serde_json::Value> =
+            corrections.iter().map(|(user, status)| (user.to_string(), status.as_str().into())).collect();
+        sql.push(" LEFT JOIN (SELECT CAST(key AS INTEGER) AS user_id, value AS status FROM json_each(");
+        sql.push_bind(serde_json::Value::Object(statuses).to_string());
+        sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
+    }
+}
+
 pub async fn all(
     lease: &mut SqliteLease,
     filter: &AccountFilter,
@@ -29,99 +49,9 @@ pub async fn all(
         let askers = accounts::by_ids(lease, askers).await?;
         return Ok(AccountList { accounts: Vec::new(), has_more: false, total: 0, askers });
     }
-    let offset = match place {
-        Place::Page(page) => page.offset(),
-        Place::After(..) => 0,
-    };
-    let mut sql = Sql::new("");
-    match &filter.search {
-        Some(search) => push_found(&mut sql, filter, search, place, offset),
-        None if filter.is_read_once() => push_read_once(&mut sql, filter, place, offset),
-        None => push_in_order(&mut sql, filter, place, offset),
-    }
-    push_askers(&mut sql, askers);
-    sql.push(total_begin!());
-    if filter.is_read_once() {
-        sql.push("(SELECT count(*) FROM matching)");
-    } else if filter.is_open() {
-        sql.push(all_accounts!());
-    } else {
-        sql.push("(SELECT count(*)");
-        push_matching(&mut sql, filter);
-        sql.push(")");
-    }
-    sql.push(total_end!());
-    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
+    let mut statement = list_query::all(filter, place, askers);
+    let rows: Vec<ListRow> = lease.rows(statement.build_query_as()).await?;
     listed(rows, place.size(), |account| account.id)
-}
-
-/// The page straight from the order of ids, up to its end.
-fn push_in_order(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
-    let by_block = filter.is_open() && offset > 0;
-    if by_block {
-        sql.push(place_begin!()).push_bind(offset).push(place_end!());
-    }
-    push_page(sql);
-    push_matching(sql, filter);
-    if by_block {
-        sql.push(concat!(" AND u.id >= (SELECT block * ", block!(), " FROM place)"));
-    }
-    if let Place::After(user, _) = place {
-        sql.push(" AND u.id > ").push_bind(user);
-    }
-    sql.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(place.size()) + 1);
-    if by_block {
-        sql.push(" OFFSET (SELECT ").push_bind(offset).push(" - before FROM place)");
-    } else if offset > 0 {
-        sql.push(" OFFSET ").push_bind(offset);
-    }
-}
-
-/// The page of a search, which costs more than anything else here and finds few: all keys are looked at once, for the page
-/// and the count alike. The accounts themselves are read where they are filtered, and for the page.
-fn push_found(sql: &mut Sql, filter: &AccountFilter, search: &str, place: Place<UserId>, offset: i64) {
-    sql.push("WITH matching AS MATERIALIZED (SELECT n.user_id AS id FROM login_names n");
-    let is_filtered = filter.status.is_some() || filter.presence.is_some();
-    if is_filtered {
-        sql.push(" JOIN users u ON u.id = n.user_id");
-        push_corrections(sql, filter);
-    }
-    sql.push(" WHERE ").push(BEGIN_FIND).push_bind(fold(search)).push(END_FIND);
-    match filter.search_email {
-        EmailSearch::No => drop(sql.push(" AND n.of_username")),
-        EmailSearch::Yes => {}
-        EmailSearch::IfAdmin(user) => {
-            sql.push(" AND (n.of_username OR (SELECT c.role = 'admin' FROM users c WHERE c.id = ");
-            sql.push_bind(user).push("))");
-        }
-    }
-    if is_filtered {
-        push_conditions(sql, filter);
-    }
-    // An account has two keys, both of which may match.
-    if filter.search_email != EmailSearch::No {
-        sql.push(" GROUP BY n.user_id");
-    }
-    push_page_of_matching(sql, place, offset);
-}
-
-/// The page of a filter that must look at every account: all are read once, for the page and the count alike.
-fn push_read_once(sql: &mut Sql, filter: &AccountFilter, place: Place<UserId>, offset: i64) {
-    sql.push("WITH matching AS MATERIALIZED (SELECT u.id");
-    push_matching(sql, filter);
-    push_page_of_matching(sql, place, offset);
-}
-
-/// Ends the table `matching`, and takes the page out of it.
-fn push_page_of_matching(sql: &mut Sql, place: Place<UserId>, offset: i64) {
-    sql.push(") ");
-    push_page(sql);
-    sql.push(" FROM users u WHERE u.id IN (SELECT m.id FROM matching m WHERE true");
-    if let Place::After(user, _) = place {
-        sql.push(" AND m.id > ").push_bind(user);
-    }
-    sql.push(" ORDER BY m.id LIMIT ").push_bind(i64::from(place.size()) + 1);
-    sql.push(" OFFSET ").push_bind(offset).push(")");
 }
 
 pub async fn present(
@@ -130,78 +60,9 @@ pub async fn present(
     place: Place<(Millis, UserId)>,
     askers: &[UserId],
 ) -> Result<AccountList> {
-    const PRESENT: &str =
-        " FROM users u WHERE u.may_be_present AND u.online_status <> 'offline' AND u.last_seen >= ";
-    let mut sql = Sql::new("");
-    push_page(&mut sql);
-    sql.push(PRESENT).push_bind(text(since));
-    if let Place::After((seen, user), _) = place {
-        sql.push(" AND (u.last_seen, u.id) < (").push_bind(text(seen)).push(", ").push_bind(user).push(")");
-    }
-    sql.push(" ORDER BY u.last_seen DESC, u.id DESC LIMIT ").push_bind(i64::from(place.size()) + 1);
-    if let Place::Page(page) = place {
-        sql.push(" OFFSET ").push_bind(page.offset());
-    }
-    push_askers(&mut sql, askers);
-    sql.push(total_begin!()).push("(SELECT count(*)").push(PRESENT).push_bind(text(since)).push(")");
-    sql.push(total_end!());
-    let rows: Vec<ListRow> = lease.rows(sql.build_query_as()).await?;
+    let mut statement = list_query::present(since, place, askers);
+    let rows: Vec<ListRow> = lease.rows(statement.build_query_as()).await?;
     listed(rows, place.size(), |account| std::cmp::Reverse((account.last_seen, account.id)))
-}
-
-/// The page follows, then [`push_askers`].
-fn push_page(sql: &mut Sql) {
-    sql.push("SELECT ").push(ON_PAGE).push(concat!(", page.* FROM (SELECT ", account_columns!()));
-}
-
-fn push_askers(sql: &mut Sql, askers: &[UserId]) {
-    sql.push(") AS page UNION ALL SELECT ").push(ASKS).push(concat!(", ", account_columns!()));
-    sql.push(" FROM users u WHERE u.id IN (SELECT value FROM json_each(")
-        .push_bind(json_ids(askers))
-        .push("))");
-}
-
-/// `FROM` and `WHERE`, with the effective status of [`crate::store::PresenceFilter`].
-fn push_matching(sql: &mut Sql, filter: &AccountFilter) {
-    sql.push(" FROM users u");
-    push_corrections(sql, filter);
-    sql.push(" WHERE true");
-    push_conditions(sql, filter);
-}
-
-/// What Redis knows and the mirror does not, beside `u`.
-fn push_corrections(sql: &mut Sql, filter: &AccountFilter) {
-    let corrections =
-        filter.presence.as_ref().map(|presence| &presence.corrections).filter(|some| !some.is_empty());
-    if let Some(corrections) = corrections {
-        // An object, whose keys and values come without a further look into it. The limit keeps the rows in a table of
-        // their own, and the type of the cast lets it have an index; without either, each account would be compared with
-        // every correction.
-        let statuses: serde_json::Map<String, serde_json::Value> =
-            corrections.iter().map(|(user, status)| (user.to_string(), status.as_str().into())).collect();
-        sql.push(" LEFT JOIN (SELECT CAST(key AS INTEGER) AS user_id, value AS status FROM json_each(");
-        sql.push_bind(serde_json::Value::Object(statuses).to_string());
-        sql.push(") LIMIT -1) AS correction ON correction.user_id = u.id");
-    }
-}
-
-/// The conditions on `u`, each behind an AND.
-fn push_conditions(sql: &mut Sql, filter: &AccountFilter) {
-    let has_corrections = filter.presence.as_ref().is_some_and(|presence| !presence.corrections.is_empty());
-    if let Some(status) = filter.status {
-        sql.push(" AND u.status = ").push_bind(AccountStatus::as_str(status));
-    }
-    if let Some(presence) = &filter.presence {
-        sql.push(" AND CASE WHEN NOT u.may_be_present THEN 'offline'");
-        if has_corrections {
-            sql.push(" WHEN correction.status IS NOT NULL THEN correction.status");
-        }
-        if let Some(since) = presence.mirror_counts_since {
-            sql.push(" WHEN u.last_seen IS NULL OR u.last_seen < ").push_bind(text(since));
-            sql.push(" THEN 'offline'");
-        }
-        sql.push(" ELSE u.online_status END = ").push_bind(OnlineStatus::as_str(presence.is));
-    }
 }
 
 /// Every number as it is: of each block that holds somebody, and of all.

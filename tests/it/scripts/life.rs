@@ -6,7 +6,7 @@ use presenced::live::{HeartbeatOutcome, Loss, StatusOutcome};
 use presenced::model::HeartbeatWord::{Away, Online};
 use presenced::model::OnlineStatus;
 
-use super::{Bench, FENCE, STREAM, TTL_MS};
+use super::{Bench, FENCE, TTL_MS};
 
 /// Lets the fence look as if it had come with the data of another life.
 pub fn begin_another_life(bench: &Bench) {

@@ -1,6 +1,6 @@
 //! Login names: one rule of equality, whoever writes them and whatever the locale of the database.
 
-use super::names_on_postgres::to_third_version;
+use super::leftovers::to_third_version;
 use super::{Db, new_account};
 use presenced::model::{Page, UserId};
 use presenced::store::{AccountFilter, AccountPatch, EmailSearch, NewAccount, StoreError};

@@ -1,28 +1,12 @@
 //! Login names where PostgreSQL's own rules differ most: another locale's letters, and rows that come by replication.
 
-use sqlx::migrate::Migrator;
-
 use super::Db;
+use super::leftovers::to_third_version;
 use super::names::{
     a_search_goes_by_the_same_rule, accounts_from_before_the_keys_lose_nothing, add, all_right, clashes,
     complete, found, insert, names_that_only_some_locales_take_for_equal_are_two,
     two_spellings_of_a_name_are_one_login_name,
 };
-use crate::support::sql::Sql;
-
-/// Brings an empty database to version 0003, by the files themselves.
-pub(super) async fn to_third_version(db: &Db) {
-    let engine = if db.url.starts_with("sqlite") { "sqlite" } else { "postgres" };
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["0001_schema.sql", "0002_doors.sql", "0003_counts.sql"] {
-        std::fs::copy(format!("migrations/{engine}/{name}"), folder.path().join(name)).unwrap();
-    }
-    let migrator = Migrator::new(folder.path()).await.unwrap();
-    match Sql::open(&db.url).await {
-        Sql::Postgres(pool) => migrator.run(&pool).await.unwrap(),
-        Sql::Sqlite(pool) => migrator.run(&pool).await.unwrap(),
-    }
-}
 
 /// In a Turkish locale lower('I') is no 'i'. PostgreSQL brings that locale along from version 15 on.
 #[tokio::test]
