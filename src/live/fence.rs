@@ -226,8 +226,8 @@ impl LiveSet {
         self.set_fence(shard, ["build", cursor, token], loss).await
     }
 
-    /// Notes what a shard has lost while its fence is still being built (`lua/raise.lua`), so that it is known to whoever goes on, should
-    /// this process end; whether the token still holds.
+    /// Notes what a shard has lost while its fence is still being built (`lua/raise.lua`), so that the next builder knows of it if
+    /// this process ends. Returns whether the token still holds.
     pub async fn note_loss(&self, shard: u32, token: &str, loss: &Loss) -> Result<bool> {
         self.set_fence(shard, ["note", "", token], loss).await
     }

@@ -50,7 +50,7 @@ pub fn all<D: Dialect>(filter: &AccountFilter, place: Place<UserId>, askers: &[U
     query.0
 }
 
-/// Those whom the mirror calls present and who were seen since an instant, the latest first.
+/// Accounts that are present in the mirror and were seen since an instant, the latest first.
 pub fn present<D: Dialect>(
     since: Millis,
     place: Place<(Millis, UserId)>,

@@ -181,7 +181,7 @@ impl FenceKeeper {
             let in_sql = self.store.newest_transition(*shard).await?;
             lost |= self.live.knows_of_later_data(*shard, &fence);
             lost |= in_sql.is_some_and(|at| at > fence.heard.max(fence.newest_entry));
-            // Found by somebody who did not come to an end with it.
+            // Another builder found the loss and did not finish.
             lost |= fence.is_on_hold;
             if fence.is_damaged {
                 before.damaged.insert(*shard);

@@ -230,7 +230,7 @@ impl Shard {
         passed.then(|| deadline.max(self.lost.unwrap_or(0)).min(when.now))
     }
 
-    /// Since when nobody alive says online, though somebody did who died meanwhile.
+    /// Since when no living session says online: when the last one that did died.
     fn away_since(&self, user: UserId, when: When) -> Option<i64> {
         let until = self.life(user, when)?.online_until(when.now)?;
         self.expired_at(until, when)

@@ -43,7 +43,7 @@ async fn a_loss_is_noted_before_the_fence_stands_and_the_later_instant_stays() {
     let bench = Bench::unfenced().await;
     let served_until = Millis(now_ms() - 1_000);
     let loss = Loss { hold: Duration::from_mins(2), served_until, newest_in_sql: None };
-    assert!(!bench.live.note_loss(0, "bench", &loss).await.unwrap(), "nobody builds");
+    assert!(!bench.live.note_loss(0, "bench", &loss).await.unwrap(), "no building is under way");
     assert!(bench.live.begin_fence(0, "bench").await.unwrap());
     assert!(!bench.live.fence(0).await.unwrap().is_on_hold);
     for _ in 0..2 {
